@@ -1,0 +1,18 @@
+"""The kernels of BGE-M3's three scores, over packed sequences.
+
+    maxsim           late-interaction (ColBERT) scores of queries against documents
+    sparse_max       token states to lexical weights, the largest for each token id
+    lexical_scores   products of sparse lexical weights
+
+Each op is a subpackage of the same shape: the public function with its checks and its dispatch in
+``__init__``, a plain ``reference``, and one module for each backend.
+"""
+
+# `maxsim` and `sparse_max` name both a subpackage and its function. Importing a subpackage binds
+# its name here once, before the lines below bind the function over it; Python doesn't bind it
+# again for a later `import m3kernels.maxsim.reference`, so the function stays.
+from m3kernels.lexical import lexical_scores
+from m3kernels.maxsim import maxsim
+from m3kernels.sparse_max import sparse_max
+
+__all__ = ["lexical_scores", "maxsim", "sparse_max"]

@@ -1,0 +1,162 @@
+"""Packed sequences: the helpers and the checks that the ops share.
+
+A packed batch is one tensor with the rows of all sequences one after another, and `cu_seqlens`
+(n + 1,): sequence i owns the rows cu_seqlens[i] up to cu_seqlens[i + 1]. It may own none.
+
+The checks compare values, so on a GPU each waits for the device once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+INDEX_DTYPES = (torch.int64, torch.int32)
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def lengths(cu_seqlens: Tensor) -> Tensor:
+    """Return the rows of each sequence: (n + 1,) -> (n,) int64."""
+    return cu_seqlens.to(torch.int64).diff()
+
+
+def from_lengths(lengths: Tensor | Sequence[int]) -> Tensor:
+    """Return the cu_seqlens (n + 1,) int64 of sequences of these lengths (n,)."""
+    rows = torch.as_tensor(lengths, dtype=torch.int64)
+    cu_seqlens = rows.new_zeros(rows.numel() + 1)
+    torch.cumsum(rows, 0, out=cu_seqlens[1:])
+    return cu_seqlens
+
+
+def segment_ids(cu_seqlens: Tensor, rows: int | None = None) -> Tensor:
+    """Return the sequence that each row belongs to, int64 (rows,).
+
+    `rows` is cu_seqlens[-1] where the caller knows it, which saves a wait for the device.
+    """
+    sequences = torch.arange(cu_seqlens.numel() - 1, device=cu_seqlens.device)
+    return torch.repeat_interleave(sequences, lengths(cu_seqlens), output_size=rows)
+
+
+def check_tensor(
+    name: str,
+    value: object,
+    *,
+    ndim: int,
+    dtypes: Sequence[torch.dtype],
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return `value` if it is a tensor of that many dimensions, of these dtypes, on `device`.
+
+    Raises:
+        TypeError: not a tensor, or another dtype.
+        ValueError: another number of dimensions, or another device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+    if value.dtype not in dtypes:
+        expected = ", ".join(_short(dtype) for dtype in dtypes)
+        raise TypeError(f"{name} has dtype {_short(value.dtype)}; expected one of {expected}")
+    if value.ndim != ndim:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {ndim} dimension(s)")
+    if device is not None and value.device != device:
+        raise ValueError(f"{name} is on {value.device}; expected {device}")
+    return value
+
+
+def check_cu_seqlens(name: str, value: object, *, rows: int, device: torch.device) -> Tensor:
+    """Return `value` as int64 if it packs exactly `rows` rows.
+
+    Raises:
+        TypeError: not a tensor of int32 or int64.
+        ValueError: not (n + 1,), another device, a first entry other than 0, a decreasing entry,
+            or a last entry other than `rows`.
+    """
+    given = check_tensor(name, value, ndim=1, dtypes=INDEX_DTYPES, device=device)
+    if given.numel() == 0:
+        raise ValueError(f"{name} is empty; expected (n + 1,) entries, at least the single 0")
+    cu_seqlens = given.to(torch.int64)
+    steps = cu_seqlens.diff()
+    # One transfer for the three numbers.
+    lowest = steps.min() if steps.numel() else steps.new_zeros(())
+    first, last, step = torch.stack([cu_seqlens[0], cu_seqlens[-1], lowest]).tolist()
+    if first != 0:
+        raise ValueError(f"{name} starts with {first}; expected 0")
+    if step < 0:
+        i = int(steps.lt(0).nonzero()[0])
+        before, after = cu_seqlens[i : i + 2].tolist()
+        raise ValueError(
+            f"{name} decreases from {before} to {after} at entry {i + 1}; "
+            "expected entries that never decrease"
+        )
+    if last != rows:
+        raise ValueError(f"{name} ends with {last}; expected {rows}, the rows that it packs")
+    return cu_seqlens
+
+
+def check_pairs(
+    value: object, *, n_queries: int, n_documents: int, device: torch.device
+) -> Tensor:
+    """Return `pairs` as int64 (n_pairs, 2) if each row is a (query, document) that there is.
+
+    Raises:
+        TypeError: not a tensor of int32 or int64.
+        ValueError: not (n_pairs, 2), another device, or an index out of range.
+    """
+    pairs = check_tensor("pairs", value, ndim=2, dtypes=INDEX_DTYPES, device=device)
+    if pairs.shape[1] != 2:
+        raise ValueError(f"pairs has shape {tuple(pairs.shape)}; expected (n_pairs, 2)")
+    pairs = pairs.to(torch.int64)
+    if pairs.shape[0] == 0:
+        return pairs
+    lowest, highest = torch.stack([pairs.amin(0), pairs.amax(0)]).tolist()
+    for column, (what, n) in enumerate((("query", n_queries), ("document", n_documents))):
+        for found in (lowest[column], highest[column]):
+            if not 0 <= found < n:
+                raise ValueError(
+                    f"pairs has the {what} index {found}; expected 0 <= index < {n}, "
+                    f"the number of {what[:-1] + 'ies' if what == 'query' else what + 's'}"
+                )
+    return pairs
+
+
+def check_csr(
+    name: str, value: object, *, device: torch.device | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a CSR triple with int64 indptr and indices if its rows ascend without duplicates.
+
+    Raises:
+        TypeError: not a triple (indptr, indices, values) of tensors of the right dtypes.
+        ValueError: shapes or devices that disagree, an indptr that does not fit, a negative
+            index, or indices that do not ascend in their row.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        raise TypeError(f"{name} is no triple; expected (indptr, indices, values)")
+    indptr, indices, values = value
+    check_tensor(f"{name}'s indices", indices, ndim=1, dtypes=INDEX_DTYPES, device=device)
+    device = indices.device
+    check_tensor(f"{name}'s values", values, ndim=1, dtypes=FLOAT_DTYPES, device=device)
+    nnz = indices.shape[0]
+    if values.shape[0] != nnz:
+        raise ValueError(f"{name}'s values has {values.shape[0]} entries; expected {nnz}")
+    indptr = check_cu_seqlens(f"{name}'s indptr", indptr, rows=nnz, device=device)
+    indices = indices.to(torch.int64)
+    if nnz:
+        lowest = int(indices.min())
+        if lowest < 0:
+            raise ValueError(f"{name}'s indices has {lowest}; expected 0 or above")
+        rows = segment_ids(indptr, nnz)
+        wrong = (indices.diff() <= 0) & (rows.diff() == 0)
+        if bool(wrong.any()):
+            i = int(wrong.nonzero()[0])
+            before, after = indices[i : i + 2].tolist()
+            raise ValueError(
+                f"{name}'s indices has {after} after {before} in row {int(rows[i])}; "
+                "expected ascending indices, none twice"
+            )
+    return indptr, indices, values
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

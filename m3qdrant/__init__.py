@@ -1,0 +1,54 @@
+"""BGE-M3's dense, sparse and ColBERT vectors in Qdrant.
+
+The public names are imported on first use (PEP 562), so `import m3qdrant` loads neither torch nor
+qdrant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from m3qdrant import errors as errors
+    from m3qdrant import scoring as scoring
+    from m3qdrant.documents import Document as Document
+    from m3qdrant.edge import QdrantEdge as QdrantEdge
+    from m3qdrant.embeddings import M3Embeddings as M3Embeddings
+    from m3qdrant.embeddings import SparseVectors as SparseVectors
+    from m3qdrant.embeddings import TokenVectors as TokenVectors
+    from m3qdrant.encoder import M3Encoder as M3Encoder
+    from m3qdrant.ingest import IngestReport as IngestReport
+    from m3qdrant.schema import M3Schema as M3Schema
+    from m3qdrant.store import Hit as Hit
+    from m3qdrant.store import M3Store as M3Store
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Document": "documents",
+    "Hit": "store",
+    "IngestReport": "ingest",
+    "M3Embeddings": "embeddings",
+    "M3Encoder": "encoder",
+    "M3Schema": "schema",
+    "M3Store": "store",
+    "QdrantEdge": "edge",
+    "SparseVectors": "embeddings",
+    "TokenVectors": "embeddings",
+}
+_MODULES = ("errors", "scoring")
+
+__all__ = [*sorted(_HOME), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"m3qdrant.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"m3qdrant.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'm3qdrant' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,521 @@
+"""Everything that is checked before the embedded engine sees it.
+
+The engine trusts its caller. A ragged multivector makes it panic *after* it has logged the write, so
+that every later opening replays the panic; one whose numbers happen to divide evenly is reshaped without
+a word; NaN, duplicate sparse indices and unequal sparse lengths are stored; a payload that nests too
+deep can be written but never read back; and a batch that it rejects half-way stays half-applied. So
+nothing here trusts the caller: a batch is checked whole, and either all of it is handed on or none.
+
+The functions are pure. They don't only check, they also return what they checked, as arrays of float32
+that nobody else can change before the engine reads them (an array that was float32 and contiguous
+already is not copied: it is the caller's, who must leave it alone during the call).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from m3qdrant.errors import InputError, PointError
+
+__all__ = [
+    "MAX_MULTIVECTOR_NUMBERS",
+    "MAX_NESTING",
+    "CheckedPoint",
+    "CheckedVector",
+    "Layout",
+    "Sparse",
+    "VectorSpec",
+    "check_id",
+    "check_ids",
+    "check_json",
+    "check_points",
+    "check_query_vector",
+    "layout_of",
+]
+
+MAX_MULTIVECTOR_NUMBERS = 1_048_576
+"""A multivector must have fewer numbers than this: a limit of Qdrant's server, not of this engine. We
+hold it here as well, or a collection could never move to a server."""
+
+MAX_NESTING = 64
+"""How deep a payload, or a filter, may nest. The engine writes deeper ones to its log, but reads back
+at most 128 levels of its own encoding (a payload of about 120), and then can't open the collection."""
+
+_FLOAT16_MAX = 65504.0
+_UINT32_MAX = 2**32 - 1
+
+
+class Sparse(NamedTuple):
+    """A checked sparse vector: uint32 indices, ascending and unique, and float32 values."""
+
+    indices: NDArray[np.uint32]
+    values: NDArray[np.float32]
+
+
+CheckedVector = NDArray[np.float32] | Sparse
+"""(size,) for a dense vector, (tokens, size) for a multivector, or a `Sparse`."""
+
+
+class CheckedPoint(NamedTuple):
+    """A point that is safe to hand to the engine."""
+
+    id: int | str
+    vectors: dict[str, CheckedVector]
+    payload: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class VectorSpec:
+    """What a collection expects of one of its vectors.
+
+    Attributes:
+        name: the vector's name; "" is the unnamed vector of a collection that has just one.
+        kind: dense, multi (one vector a token) or sparse.
+        size: numbers in a dense vector, or in one token of a multivector; 0 for sparse.
+        float16: stored as float16, so that numbers above 65504 would turn infinite.
+        cosine: normalised when stored, so that the sum of squares must stay finite.
+    """
+
+    name: str
+    kind: Literal["dense", "multi", "sparse"]
+    size: int = 0
+    float16: bool = False
+    cosine: bool = False
+
+
+Layout = Mapping[str, VectorSpec]
+"""A collection's vectors by name."""
+
+
+class _Refused(Exception):
+    """A reason, before it is known which point and field it belongs to."""
+
+
+def layout_of(config: models.CreateCollection) -> dict[str, VectorSpec]:
+    """The vectors that a collection's configuration describes."""
+    layout = {}
+    for name, dense in _named_vectors(config.vectors).items():
+        layout[name] = VectorSpec(
+            name,
+            "dense" if dense.multivector_config is None else "multi",
+            dense.size,
+            float16=dense.datatype == models.Datatype.FLOAT16,
+            cosine=dense.distance == models.Distance.COSINE,
+        )
+    for name, sparse in (config.sparse_vectors or {}).items():
+        float16 = sparse.index is not None and sparse.index.datatype == models.Datatype.FLOAT16
+        layout[name] = VectorSpec(name, "sparse", float16=float16)
+    return layout
+
+
+def _named_vectors(
+    vectors: models.VectorParams | Mapping[str, models.VectorParams] | None,
+) -> Mapping[str, models.VectorParams]:
+    if vectors is None:
+        return {}
+    return {"": vectors} if isinstance(vectors, models.VectorParams) else vectors
+
+
+# points
+
+
+def check_points(
+    points: models.Batch | Iterable[models.PointStruct], layout: Layout
+) -> list[CheckedPoint]:
+    """Check a batch as `upsert` takes it: a list of points, or a `Batch` of columns.
+
+    Vectors may be lists, numpy arrays, or lists of either; float32 arrays are the fastest.
+
+    Raises:
+        PointError: the first point that is wrong, by id, with the field and the remedy.
+        InputError: the batch as a whole is wrong: empty, or columns of different lengths.
+    """
+    checked = [
+        _check_point(i, id, vector, payload, layout)
+        for i, (id, vector, payload) in enumerate(_rows(points))
+    ]
+    if not checked:
+        raise InputError("the batch is empty: pass at least one point")
+    return checked
+
+
+def _rows(
+    points: models.Batch | Iterable[models.PointStruct],
+) -> Iterable[tuple[Any, Any, Any]]:
+    if not isinstance(points, models.Batch):
+        for i, point in enumerate(points):
+            if not hasattr(point, "id") or not hasattr(point, "vector"):
+                raise InputError(
+                    f"point #{i} is a {type(point).__name__}: pass qdrant_client.models.PointStruct"
+                )
+            yield point.id, point.vector, getattr(point, "payload", None)
+        return
+    n = len(points.ids)
+    payloads = points.payloads if points.payloads is not None else [None] * n
+    if isinstance(points.vectors, Mapping):
+        columns: Mapping[str, Any] = points.vectors
+        lengths = {f"vectors[{name!r}]": len(column) for name, column in columns.items()}
+        vectors: Sequence[Any] = []
+        if all(length == n for length in lengths.values()):
+            vectors = [{name: column[i] for name, column in columns.items()} for i in range(n)]
+    else:
+        vectors = points.vectors
+        lengths = {"vectors": len(vectors)}
+    lengths["payloads"] = len(payloads)
+    for column_name, length in lengths.items():
+        if length != n:
+            raise InputError(
+                f"the batch has {n} ids and {length} {column_name}: pass one for each point"
+            )
+    yield from zip(points.ids, vectors, payloads, strict=True)
+
+
+def _check_point(i: int, id: Any, vector: Any, payload: Any, layout: Layout) -> CheckedPoint:
+    shown, field = f"#{i}", "id"
+    try:
+        checked_id = check_id(id)
+        shown = str(checked_id)
+        vectors: dict[str, CheckedVector] = {}
+        named = vector if isinstance(vector, Mapping) else {"": vector}
+        for field, value in named.items():
+            spec = layout.get(field)
+            if spec is None:
+                raise _Refused(_unknown_vector(field, layout))
+            vectors[field] = _check_vector(value, spec)
+        field = "payload"
+        return CheckedPoint(checked_id, vectors, _check_payload(payload))
+    except _Refused as refused:
+        raise PointError(shown, field or "vector", str(refused)) from None
+    except InputError as error:
+        raise PointError(shown, field or "vector", str(error)) from None
+
+
+def _unknown_vector(name: Any, layout: Layout) -> str:
+    known = ", ".join(repr(n) for n in layout if n)
+    if "" in layout:
+        known = f"{known} and the unnamed vector" if known else "only the unnamed vector"
+    if name == "":
+        return f"the vector has no name: pass a dict by name; the collection has {known or 'none'}"
+    return f"the collection has no vector of this name; it has {known or 'none'}"
+
+
+def check_id(id: Any) -> int | str:
+    """A point id: an unsigned 64-bit integer, or a UUID (returned as a hyphenated string)."""
+    if isinstance(id, uuid.UUID):
+        return str(id)
+    if isinstance(id, (int, np.integer)) and not isinstance(id, (bool, np.bool_)):
+        if 0 <= id < 2**64:
+            return int(id)
+    elif isinstance(id, str):
+        try:
+            return str(uuid.UUID(id))
+        except ValueError:
+            pass
+    raise InputError(
+        f"{id!r} is no point id: use an integer from 0 to 2^64-1 or a UUID "
+        "(uuid.uuid5(uuid.NAMESPACE_URL, your_id) makes one out of any string)"
+    )
+
+
+def check_ids(ids: Iterable[Any]) -> list[int | str]:
+    """`check_id` for each of them."""
+    if isinstance(ids, (str, bytes)):
+        raise InputError(f"pass a list of point ids, not the string {ids!r}")
+    return [check_id(id) for id in ids]
+
+
+# vectors
+
+
+def check_query_vector(vector: Any, name: str | None, layout: Layout) -> CheckedVector:
+    """A query's vector, under the rules of the stored vector `name` (None: the unnamed one).
+
+    Raises:
+        InputError: with the vector's name, what is wrong, and the remedy.
+    """
+    spec = layout.get(name or "")
+    if spec is None:
+        what = f"the query names the vector {name!r}: " if name else "the query names no vector: "
+        hint = _unknown_vector(name, layout) if name else _pass_using(layout)
+        raise InputError(what + hint)
+    try:
+        return _check_vector(vector, spec)
+    except _Refused as refused:
+        where = f"the query for the vector {name!r}" if name else "the query vector"
+        raise InputError(f"{where}: {refused}") from None
+
+
+def _pass_using(layout: Layout) -> str:
+    return "pass using=, one of " + (", ".join(repr(n) for n in layout if n) or "none")
+
+
+def _check_vector(vector: Any, spec: VectorSpec) -> CheckedVector:
+    if isinstance(vector, (models.Document, models.Image, models.InferenceObject)):
+        raise _Refused(
+            f"a {type(vector).__name__} needs an inference service: encode it first, "
+            "M3Encoder does it here"
+        )
+    if spec.kind == "sparse":
+        return _check_sparse(vector, spec)
+    if _is_sparse(vector):
+        raise _Refused(f"a sparse vector, where the collection keeps a {_words(spec)}")
+    if spec.kind == "multi":
+        return _check_multi(vector, spec)
+    return _check_dense(vector, spec)
+
+
+def _words(spec: VectorSpec) -> str:
+    if spec.kind == "multi":
+        return f"multivector of {spec.size} numbers a token"
+    return f"dense vector of {spec.size} numbers" if spec.kind == "dense" else "sparse vector"
+
+
+def _is_sparse(vector: Any) -> bool:
+    return hasattr(vector, "indices") and hasattr(vector, "values")
+
+
+def _array(vector: Any) -> Any:
+    """Numpy arrays and what converts to one (a CPU tensor) as an array; anything else as it is."""
+    if isinstance(vector, (np.ndarray, list, tuple)) or not hasattr(vector, "__array__"):
+        return vector
+    return np.asarray(vector)
+
+
+def _check_dense(vector: Any, spec: VectorSpec) -> NDArray[np.float32]:
+    vector = _array(vector)
+    if isinstance(vector, np.ndarray):
+        if vector.ndim != 1:
+            raise _Refused(
+                f"an array of shape {vector.shape}, where the collection keeps a {_words(spec)}"
+            )
+        if len(vector) != spec.size:
+            raise _Refused(_wrong_size(len(vector), spec))
+        floats = _to_float32(vector)
+    else:
+        floats = np.frombuffer(_pack(vector, spec), dtype=np.float32)
+    _check_finite(floats, spec)
+    return floats
+
+
+def _check_multi(vector: Any, spec: VectorSpec) -> NDArray[np.float32]:
+    vector = _array(vector)
+    if isinstance(vector, np.ndarray) and vector.dtype != object:
+        if vector.ndim != 2:
+            raise _Refused(
+                f"an array of shape {vector.shape}, where the collection keeps a {_words(spec)}: "
+                f"pass an array of shape (tokens, {spec.size})"
+            )
+        if vector.shape[0] == 0:
+            raise _Refused("no token: leave the vector out of the point instead")
+        if vector.shape[1] != spec.size:
+            raise _Refused(f"each token: {_wrong_size(vector.shape[1], spec)}")
+        _check_tokens(len(vector), spec)
+        floats = _to_float32(vector)
+    else:
+        floats = _pack_rows(vector, spec)
+    _check_finite(floats, spec)
+    return floats
+
+
+def _pack_rows(rows: Any, spec: VectorSpec) -> NDArray[np.float32]:
+    if not isinstance(rows, (list, tuple, np.ndarray)):
+        raise _Refused(f"a {type(rows).__name__}, where the collection keeps a {_words(spec)}")
+    if len(rows) == 0:
+        raise _Refused("no token: leave the vector out of the point instead")
+    if isinstance(rows[0], (int, float, np.number)):
+        raise _Refused(
+            f"a flat list of {len(rows)} numbers, where the collection keeps a {_words(spec)}: "
+            "pass a list of token vectors"
+        )
+    _check_tokens(len(rows), spec)
+    packed = []
+    for i, row in enumerate(rows):
+        row = _array(row)
+        try:
+            if isinstance(row, np.ndarray):
+                if row.shape != (spec.size,):
+                    raise _Refused(_wrong_size(row.size, spec))
+                packed.append(_to_float32(row).tobytes())
+            else:
+                packed.append(_pack(row, spec))
+        except _Refused as refused:
+            raise _Refused(f"token {i}: {refused}") from None
+    return np.frombuffer(b"".join(packed), dtype=np.float32).reshape(len(rows), spec.size)
+
+
+def _check_tokens(tokens: int, spec: VectorSpec) -> None:
+    most = (MAX_MULTIVECTOR_NUMBERS - 1) // spec.size
+    if tokens > most:
+        raise _Refused(
+            f"{tokens} tokens of {spec.size} numbers: Qdrant takes fewer than "
+            f"{MAX_MULTIVECTOR_NUMBERS:,} numbers a multivector, here at most {most} tokens; "
+            "shorten the text or split it into passages"
+        )
+
+
+def _pack(row: Any, spec: VectorSpec) -> bytes:
+    """A list of `spec.size` numbers as float32 bytes. `struct` checks the count and each type."""
+    if not isinstance(row, (list, tuple)):
+        raise _Refused(f"a {type(row).__name__}, where {spec.size} numbers belong")
+    try:
+        return struct.pack(f"{spec.size}f", *row)
+    except OverflowError:
+        raise _Refused("a number too large for float32: scale the vector") from None
+    except struct.error:
+        if len(row) != spec.size:
+            raise _Refused(_wrong_size(len(row), spec)) from None
+        i, bad = next((i, x) for i, x in enumerate(row) if not isinstance(x, (int, float)))
+        raise _Refused(f"position {i} is a {type(bad).__name__}, where a number belongs") from None
+
+
+def _wrong_size(size: int, spec: VectorSpec) -> str:
+    return (
+        f"{size} numbers, where the collection keeps {spec.size}: "
+        "encode with the model that the collection was made for"
+    )
+
+
+def _to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.dtype.kind not in "fiu":
+        raise _Refused(f"an array of {array.dtype}: pass float32")
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported by _check_finite
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _check_finite(floats: NDArray[np.float32], spec: VectorSpec) -> None:
+    flat = floats.reshape(-1)
+    # One dot product is the cheapest look at every number: NaN and infinity survive it. It may also
+    # overflow by itself, so only a failure looks closer.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = math.isfinite(float(np.dot(flat, flat)))
+        if not finite:
+            bad = np.flatnonzero(~np.isfinite(flat))
+            if len(bad):
+                row = f"token {int(bad[0]) // spec.size}, " if spec.kind == "multi" else ""
+                column = int(bad[0]) % spec.size if spec.kind == "multi" else int(bad[0])
+                raise _Refused(
+                    f"{row}position {column} is {flat[bad[0]]}: every number must be finite, "
+                    "look for an overflow or an empty input in the encoder"
+                )
+            norms = np.square(floats).sum(axis=-1)
+            if spec.cosine and not np.isfinite(norms).all():
+                raise _Refused("its squared norm overflows float32: scale the vector")
+    if spec.float16 and not spec.cosine and len(flat) and np.abs(flat).max() > _FLOAT16_MAX:
+        raise _Refused(
+            f"holds {np.abs(flat).max():g}, and the collection keeps float16, at most 65504: "
+            "scale the vector"
+        )
+
+
+def _check_sparse(vector: Any, spec: VectorSpec) -> Sparse:
+    if not _is_sparse(vector):
+        raise _Refused(
+            f"a {type(vector).__name__}, where the collection keeps a sparse vector: "
+            "pass models.SparseVector(indices=..., values=...)"
+        )
+    indices, values = np.asarray(vector.indices), np.asarray(vector.values)
+    if indices.ndim != 1 or indices.shape != values.shape:
+        raise _Refused(
+            f"{indices.size} indices and {values.size} values: each index needs its value"
+        )
+    if len(indices) == 0:
+        return Sparse(np.empty(0, np.uint32), np.empty(0, np.float32))
+    if indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() > _UINT32_MAX:
+        raise _Refused("its indices must be integers from 0 to 4294967295")
+    ids = np.ascontiguousarray(indices, dtype=np.uint32)
+    weights = _to_float32(values)
+    if (ids[1:] <= ids[:-1]).any():
+        order = np.argsort(ids, kind="stable")
+        ids, weights = ids[order], weights[order]
+        twice = np.flatnonzero(ids[1:] == ids[:-1])
+        if len(twice):
+            raise _Refused(
+                f"the index {ids[twice[0]]} stands there twice: keep one value for each index"
+            )
+    _check_finite(weights, spec)
+    return Sparse(ids, weights)
+
+
+# payloads
+
+
+def check_json(value: Any, what: str) -> Any:
+    """A copy of `value` as plain JSON.
+
+    Dates, UUIDs, enums, tuples and numpy numbers become what qdrant-client would send for them.
+
+    Raises:
+        InputError: a number that is not finite, a key that is no string, a type that JSON lacks.
+    """
+    try:
+        return _json(value, "", 0)
+    except _Refused as refused:
+        raise InputError(f"{what}: {refused}") from None
+
+
+def _check_payload(payload: Any) -> dict[str, Any] | None:
+    if payload is None:
+        return None
+    if not isinstance(payload, Mapping):
+        raise _Refused(f"a {type(payload).__name__}, where a dict belongs")
+    checked: dict[str, Any] = _json(payload, "", 0)
+    return checked
+
+
+def _json(value: Any, path: str, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value.value if isinstance(value, Enum) else value, path)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise _Refused(
+                f"{path or 'the value'} is {value}, beyond 64 bits: keep it as a string"
+            )
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _Refused(f"{path or 'the value'} is {value}, which JSON lacks: use None")
+        return value
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if depth == MAX_NESTING:
+        raise _Refused(f"nests deeper than {MAX_NESTING} levels: flatten it")
+    if isinstance(value, Mapping):
+        out = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _Refused(f"the key {key!r} under {path or 'the top'} is no string")
+            where = f"{path}.{key}" if path else key
+            out[_text(key, where)] = _json(item, where, depth + 1)
+        return out
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_json(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+    raise _Refused(f"{path or 'the value'} is a {type(value).__name__}, which JSON lacks")
+
+
+def _text(text: str, path: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _Refused(
+                f"{path or 'the value'} holds half of a surrogate pair: "
+                "decode the text with errors='replace'"
+            ) from None
+    return text

@@ -1,0 +1,114 @@
+"""Every error that m3qdrant raises on purpose.
+
+All of them derive from `M3QdrantError`, keep their cause (`raise ... from`), and their message
+names the item that is wrong and what to do next. Errors about a value that the caller passed are
+also `ValueError`, those about something missing are also `LookupError`, so that code which knows
+only Python's own classes still catches them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "CollectionExistsError",
+    "CollectionNotFoundError",
+    "DocumentError",
+    "EncodeError",
+    "EngineError",
+    "InputError",
+    "M3QdrantError",
+    "PointError",
+    "SchemaMismatchError",
+    "StoreClosedError",
+    "StoreDamagedError",
+    "StoreLockedError",
+    "UnsupportedError",
+]
+
+
+class M3QdrantError(Exception):
+    """Base of all errors of this package."""
+
+
+class InputError(M3QdrantError, ValueError):
+    """An argument is wrong: an unknown mode, an empty query, a filter that can't be read."""
+
+
+class CheckpointError(M3QdrantError):
+    """A checkpoint can't be used; names the file that is missing, misshapen or foreign."""
+
+
+class EncodeError(M3QdrantError):
+    """The model pass failed, for instance for want of memory."""
+
+
+class DocumentError(InputError):
+    """One document can't be stored.
+
+    Attributes:
+        id: the document's id, or "#12" (its position in the input) where it has none.
+        field: the part that is wrong: "id", "text", "payload", "dense", "sparse", "colbert".
+        reason: what is wrong and the remedy, without the id and the field.
+    """
+
+    def __init__(self, id: str, field: str, reason: str) -> None:
+        super().__init__(f"document {id}: {field}: {reason}")
+        self.id = id
+        self.field = field
+        self.reason = reason
+
+
+class PointError(InputError):
+    """One point (a qdrant `PointStruct`) would damage the collection, so it was not written.
+
+    Attributes:
+        id: the point's id as a string.
+        field: the vector's name, "payload" or "id".
+        reason: what is wrong and the remedy.
+    """
+
+    def __init__(self, id: str, field: str, reason: str) -> None:
+        super().__init__(f"point {id}: {field}: {reason}")
+        self.id = id
+        self.field = field
+        self.reason = reason
+
+
+class CollectionNotFoundError(M3QdrantError, LookupError):
+    """The collection does not exist at this location."""
+
+
+class CollectionExistsError(M3QdrantError):
+    """A collection of this name exists already."""
+
+
+class SchemaMismatchError(M3QdrantError):
+    """An existing collection is laid out differently from what this store needs.
+
+    Attributes:
+        differences: one line a difference.
+    """
+
+    def __init__(self, message: str, differences: list[str]) -> None:
+        super().__init__(message)
+        self.differences = differences
+
+
+class EngineError(M3QdrantError):
+    """Qdrant, embedded or remote, failed at an operation; the cause is attached."""
+
+
+class StoreLockedError(EngineError):
+    """Another process has the embedded collection open. Names the directory."""
+
+
+class StoreDamagedError(EngineError):
+    """The directory is no embedded collection of ours, or its files can't be read."""
+
+
+class StoreClosedError(M3QdrantError):
+    """The store, or the embedded engine, was used after `close()`."""
+
+
+class UnsupportedError(M3QdrantError):
+    """The engine can't do this; says which one can."""

@@ -1,0 +1,97 @@
+"""The four scores of BGE-M3, each of all queries against all documents.
+
+Formulas: Chen et al. 2024, "M3-Embedding" (arXiv 2402.03216), section 3.1, as FlagEmbedding's
+`compute_score` has them. Every function takes `M3Embeddings` of n_q queries and of n_d documents
+and returns an (n_q, n_d) float32 tensor; where a view is missing it raises `InputError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import m3kernels
+from torch import Tensor
+
+from m3qdrant.embeddings import M3Embeddings, SparseVectors, TokenVectors
+from m3qdrant.errors import InputError
+
+__all__ = ["check_weights", "colbert", "dense", "lexical", "weighted"]
+
+
+def _views(name: str, queries: M3Embeddings, documents: M3Embeddings) -> tuple[Any, Any]:
+    pair = getattr(queries, name), getattr(documents, name)
+    for side, view in zip(("queries", "documents"), pair, strict=True):
+        if view is None:
+            raise InputError(f"the {side} hold no {name} view: encode them with {name}=True")
+    return pair
+
+
+def dense(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
+    """s_dense = e_q . e_d, the dot product of the normalised CLS vectors."""
+    q, d = _views("dense", queries, documents)
+    scores: Tensor = q.float() @ d.float().T
+    return scores
+
+
+def lexical(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
+    """s_lex = the sum of w_q * w_d over the token ids that query and document share."""
+    q, d = _views("sparse", queries, documents)
+    return m3kernels.lexical_scores(_csr(q), _csr(d))
+
+
+def colbert(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
+    """s_mul = (1 / n_q) sum_i max_j q_i . d_j: each query token's best match, averaged."""
+    q, d = _views("colbert", queries, documents)
+    return m3kernels.maxsim(*_packed(q), *_packed(d), reduction="mean")
+
+
+def weighted(
+    queries: M3Embeddings,
+    documents: M3Embeddings,
+    weights: Sequence[float] = (0.4, 0.2, 0.4),
+) -> Tensor:
+    """The integrated score (w1 s_dense + w2 s_lex + w3 s_mul) / (w1 + w2 + w3).
+
+    A view whose weight is 0 is not computed and may be missing.
+    """
+    weights = check_weights(weights)
+    total: Tensor | None = None
+    for weight, score in zip(weights, (dense, lexical, colbert), strict=True):
+        if weight:
+            part = score(queries, documents) * (weight / sum(weights))
+            total = part if total is None else total + part
+    if total is None:  # check_weights lets no sum of zero through
+        raise AssertionError
+    return total
+
+
+def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
+    """`weights` as three floats, for the dense, the lexical and the ColBERT score.
+
+    Raises:
+        InputError: not three, not finite, negative, or all zero.
+    """
+    try:
+        numbers = tuple(float(weight) for weight in weights)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"weights must be three numbers, not {weights!r}") from error
+    if len(numbers) != 3:
+        raise InputError(
+            f"weights must be three numbers (dense, lexical, ColBERT), not {len(numbers)}: "
+            f"{weights!r}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in numbers):
+        raise InputError(f"weights must be finite and not negative: {weights!r}")
+    if sum(numbers) == 0:
+        raise InputError("weights are all zero: at least one must be positive")
+    return numbers
+
+
+def _csr(sparse: SparseVectors) -> tuple[Tensor, Tensor, Tensor]:
+    return sparse.indptr, sparse.indices, sparse.values
+
+
+def _packed(colbert: TokenVectors) -> tuple[Tensor, Tensor]:
+    return colbert.vectors, colbert.cu_seqlens

@@ -1,0 +1,55 @@
+"""The command line's tables for people. Document text is shown, never interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from m3qdrant.store import Hit
+from m3qdrant.verify import Verification
+
+__all__ = ["print_hits", "print_verification"]
+
+_SNIPPET = 240
+
+
+def print_hits(query: str, mode: str, hits: Sequence[Hit]) -> None:
+    """A table of hits: rank, total score, the three component scores, id and snippet."""
+    table = Table(title=_plain(f"{query}  ({mode})"), title_justify="left", expand=True)
+    table.add_column("", justify="right")
+    for name in ("score", "dense", "sparse", "colbert"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("document", overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        numbers = (hit.score, *(hit.scores[name] for name in ("dense", "sparse", "colbert")))
+        document = Text.assemble(_plain(f"{hit.id}\n", "bold"), _plain(hit.text[:_SNIPPET], "dim"))
+        table.add_row(str(rank), *(f"{number:.3f}" for number in numbers), document)
+    console = Console()
+    console.print(table if hits else _plain(f"{query}  ({mode}): nothing found"))
+
+
+def print_verification(result: Verification) -> None:
+    """A table of the published figures beside the computed ones."""
+    table = Table(title=_plain(f"BGE-M3's published figures and {result.model}"))
+    table.add_column("figure")
+    for name in ("published", "computed", "difference"):
+        table.add_column(name, justify="right")
+    if result.applies:
+        table.add_column("")
+    for figure in result.figures:
+        computed = difference = "-"
+        if figure.computed is not None:
+            computed = f"{figure.computed:.4f}"
+            difference = f"{figure.computed - figure.published:+.4f}"
+        verdict = ["ok" if figure.agrees else "differs"] if result.applies else []
+        table.add_row(figure.name, f"{figure.published:.4f}", computed, difference, *verdict)
+    Console().print(table)
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """`text` on one line without control characters, which could drive the reader's terminal."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return Text(line + ("\n" if text.endswith("\n") else ""), style)

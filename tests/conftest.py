@@ -1,0 +1,38 @@
+"""What all tests share: small checkpoints, encoders, and no way to the model hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# before transformers is imported anywhere: a test that forgot its checkpoint fails, and at once
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from hypothesis import settings
+
+from m3qdrant import M3Encoder
+
+settings.register_profile("m3qdrant", deadline=None)  # no test is timed: machines are noisy
+settings.load_profile("m3qdrant")
+
+CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        torch.set_num_threads(1)  # the workers share the cores
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """A random BGE-M3-shaped checkpoint of a few hundred kilobytes."""
+    return CHECKPOINTS / "safetensors-fp32-heads"
+
+
+@pytest.fixture(scope="session")
+def encoder(checkpoint: Path) -> M3Encoder:
+    return M3Encoder.from_pretrained(checkpoint, dtype=torch.float32)

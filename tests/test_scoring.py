@@ -1,0 +1,77 @@
+"""The four formulas against loops in float64 over each text's own views."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from m3qdrant import M3Embeddings, scoring
+from m3qdrant.errors import InputError
+
+from .test_embeddings import random_embeddings
+
+
+def by_hand(query: M3Embeddings, document: M3Embeddings) -> tuple[float, float, float]:
+    """(dense, lexical, ColBERT) of one pair, from its definition."""
+    dense = float(query.dense[0].double() @ document.dense[0].double())
+    q, d = query.lexical_weights()[0], document.lexical_weights()[0]
+    lexical = math.fsum(weight * d[token] for token, weight in q.items() if token in d)
+    products = query.colbert[0].double().numpy() @ document.colbert[0].double().numpy().T
+    colbert = float(np.mean(products.max(axis=1))) if products.size else 0.0
+    return dense, lexical, colbert
+
+
+@pytest.fixture
+def pair() -> tuple[M3Embeddings, M3Embeddings]:
+    return (
+        random_embeddings([3, 0, 1], [10, 0, 30], seed=1),
+        random_embeddings([2, 7, 0, 1], [30, 20, 5, 0], seed=2),
+    )
+
+
+def test_all_pairs(pair: tuple[M3Embeddings, M3Embeddings]) -> None:
+    queries, documents = pair
+    expected = torch.tensor([[by_hand(q, d) for d in documents] for q in queries])
+    assert expected[..., 1].count_nonzero() > 3
+    for view, score in enumerate((scoring.dense, scoring.lexical, scoring.colbert)):
+        scores = score(queries, documents)
+        assert scores.dtype is torch.float32
+        torch.testing.assert_close(scores, expected[..., view], rtol=1e-5, atol=1e-5)
+    for weights in ((0.4, 0.2, 0.4), (1, 0.3, 1), (0, 1, 0), (2, 0, 5)):
+        torch.testing.assert_close(
+            scoring.weighted(queries, documents, weights),
+            (expected * torch.tensor(weights)).sum(-1) / sum(weights),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+def test_a_view_of_weight_zero_may_be_missing(pair: tuple[M3Embeddings, M3Embeddings]) -> None:
+    queries, documents = (M3Embeddings(dense=side.dense) for side in pair)
+    torch.testing.assert_close(
+        scoring.weighted(queries, documents, (3, 0, 0)), scoring.dense(queries, documents)
+    )
+    with pytest.raises(InputError, match="queries hold no sparse view"):
+        scoring.weighted(queries, documents)
+    with pytest.raises(InputError, match="documents hold no colbert view"):
+        scoring.colbert(pair[0], documents)
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        ((1, 1), "not 2"),
+        ((0, 0, 0), "all zero"),
+        ((1, -1, 1), "not negative"),
+        ((1, math.nan, 1), "finite"),
+        ((1, math.inf, 1), "finite"),
+        ((1, "a", 1), "three numbers"),
+        (3, "three numbers"),
+    ],
+)
+def test_bad_weights(weights: object, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        scoring.check_weights(weights)
