@@ -16,7 +16,7 @@ from m3qdrant.errors import InputError, M3QdrantError
 
 if TYPE_CHECKING:
     from m3qdrant.encoder import M3Encoder
-    from m3qdrant.store import M3Store
+    from m3qdrant.store import Hit, M3Store
 
 __all__ = ["app", "main"]
 
@@ -86,7 +86,9 @@ def _options(
 
 @app.command()
 def demo(
-    query: Annotated[list[str] | None, typer.Argument(help="What to look for.")] = None,
+    query: Annotated[
+        list[str] | None, typer.Argument(help="What to look for [default: a few good queries].")
+    ] = None,
     mode: ModeOption = "weighted",
     limit: Limit = 5,
     model: Model = "m3-tiny",
@@ -99,7 +101,7 @@ def demo(
     from m3qdrant.query import check_search
 
     check_search(mode, limit, limit)
-    questions = _queries(query)
+    questions = [_query(query)] if query else None
     encoder = _load(model or "m3-tiny")
 
     from m3qdrant.demo import QUERIES, open_demo
@@ -111,7 +113,17 @@ def demo(
                 f"{info.documents:,} docstrings of Python's standard library, model {info.model}, "
                 f"in {info.location}"
             )
-        _answer(store, questions or list(QUERIES), as_json, mode=mode, limit=limit)
+        answers = [
+            (question, store.search(question, mode=mode, limit=limit))
+            for question in questions or QUERIES
+        ]
+    if as_json:
+        _print_json([_answer(question, mode, hits) for question, hits in answers])
+        return
+    from m3qdrant.tables import print_hits
+
+    for question, hits in answers:
+        print_hits(question, mode, hits)
 
 
 @app.command()
@@ -173,21 +185,18 @@ def search(
     from m3qdrant.query import check_search
     from m3qdrant.scoring import check_weights
 
-    questions = _queries(query)
+    question = _query(query)
     check_search(mode, limit, candidates)
     numbers = check_weights(_parse_weights(weights))
     condition = as_filter(_parse_filter(filter))
     with _open(location, collection, model, create=False) as store:
-        _answer(
-            store,
-            questions,
-            as_json,
-            mode=mode,
-            limit=limit,
-            candidates=candidates,
-            weights=numbers,
-            filter=condition,
-        )
+        hits = store.search(question, mode, limit, candidates, numbers, condition)
+    if as_json:
+        _print_json(_answer(question, mode, hits))
+        return
+    from m3qdrant.tables import print_hits
+
+    print_hits(question, mode, hits)
 
 
 @app.command()
@@ -226,11 +235,12 @@ def verify(model: Model = "BAAI/bge-m3", as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _queries(query: list[str] | None) -> list[str]:
-    for text in query or []:
-        if not text.strip():
-            raise InputError("the query is empty")
-    return query or []
+def _query(words: list[str]) -> str:
+    """The query of a command line: its words, quoted together or not."""
+    query = " ".join(words)
+    if not query.strip():
+        raise InputError("the query is empty")
+    return query
 
 
 def _parse_weights(text: str) -> list[float]:
@@ -278,20 +288,8 @@ def _open(location: str, collection: str, model: str | None, create: bool) -> It
         yield store
 
 
-def _answer(store: M3Store, queries: list[str], as_json: bool, **options: Any) -> None:
-    answers = [(query, store.search(query, **options)) for query in queries]
-    if as_json:
-        _print_json(
-            [
-                {"query": query, "mode": options["mode"], "hits": [hit.to_dict() for hit in hits]}
-                for query, hits in answers
-            ]
-        )
-        return
-    from m3qdrant.tables import print_hits
-
-    for query, hits in answers:
-        print_hits(query, options["mode"], hits)
+def _answer(query: str, mode: str, hits: list[Hit]) -> dict[str, Any]:
+    return {"query": query, "mode": mode, "hits": [hit.to_dict() for hit in hits]}
 
 
 def _print_json(value: Any) -> None:

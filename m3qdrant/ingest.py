@@ -124,9 +124,11 @@ def write(
     layout: Layout,
     upsert: Callable[[list[models.PointStruct]], object],
     report: IngestReport,
+    *,
+    arrays: bool,
 ) -> None:
     """Check, convert and upsert a chunk, in batches that a server accepts."""
-    points, errors = convert.to_points(chunk.documents, embeddings, layout)
+    points, errors = convert.to_points(chunk.documents, embeddings, layout, arrays=arrays)
     report.failed += errors
     for batch in batches_by_size(points):
         upsert(batch)

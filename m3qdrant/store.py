@@ -212,6 +212,7 @@ class M3Store:
                 f"of {len(embeddings)}: give a list of as many documents"
             )
         report = IngestReport()
+        arrays = isinstance(self.client, QdrantEdge)
         with progress_bar("storing", total, progress) as advance:
             for chunk in ingest.read(documents, report):
                 views = (
@@ -220,7 +221,7 @@ class M3Store:
                     else ingest.embed(self._need_encoder("documents"), chunk, max_length)
                 )
                 layout = self._layout or self._make_collection(*convert.widths(views))
-                ingest.write(chunk, views, layout, self._upsert, report)
+                ingest.write(chunk, views, layout, self._upsert, report, arrays=arrays)
                 advance(report.received)
         return report
 

@@ -111,13 +111,13 @@ def check_pairs(
     if pairs.shape[0] == 0:
         return pairs
     lowest, highest = torch.stack([pairs.amin(0), pairs.amax(0)]).tolist()
-    for column, (what, n) in enumerate((("query", n_queries), ("document", n_documents))):
-        for found in (lowest[column], highest[column]):
-            if not 0 <= found < n:
-                raise ValueError(
-                    f"pairs has the {what} index {found}; expected 0 <= index < {n}, "
-                    f"the number of {what[:-1] + 'ies' if what == 'query' else what + 's'}"
-                )
+    columns = (("query", "queries", n_queries), ("document", "documents", n_documents))
+    for low, high, (one, many, n) in zip(lowest, highest, columns, strict=True):
+        if low < 0 or high >= n:
+            raise ValueError(
+                f"pairs has the {one} index {low if low < 0 else high}; "
+                f"expected 0 <= index < {n}, the number of {many}"
+            )
     return pairs
 
 

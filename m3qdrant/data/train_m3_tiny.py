@@ -39,7 +39,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import (
     AddedToken,
@@ -53,6 +52,7 @@ from tokenizers import (
     trainers,
 )
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize, relu
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 SEED = 20240203
@@ -74,11 +74,22 @@ LEARNING_RATE = 1.5e-3
 WARMUP = 100
 TEMPERATURES = {"dense": 0.04, "sparse": 0.05, "colbert": 0.03, "all": 0.02}
 WEIGHTS = {"dense": 0.4, "sparse": 0.2, "colbert": 0.4}
-DISTILLATION = 0.5
+DISTILLATION = 0.5  # weight of the loss against the ranking of the sum
+SPARSE_LOSS = 0.5  # weight of the lexical head's losses
 
 # How often a text with that translation is asked for in it; the rest of the queries is English.
 FOREIGN_QUERIES = 0.4
 LANGUAGE_WEIGHTS = {"de": 4.0, "fr": 3.0, "ja": 6.0, "es": 2.0, "da": 1.0, "it": 1.0}
+# Share of the texts of each language that the tokenizer is trained on.
+VOCABULARY_SHARE = {
+    "en": 0.5,
+    "de": 0.6,
+    "fr": 0.4,
+    "ja": 1.0,
+    "es": 0.6,
+    "da": 0.08,
+    "it": 0.08,
+}
 
 # Evaluation
 HELD_OUT = 0.06
@@ -180,15 +191,15 @@ def split_docstring(docstring: str) -> Text:
 def without_copies(items: Iterable[Item], held_out: Sequence[Item]) -> Iterator[Item]:
     """The items that share neither title nor body with a held-out one; two a title at most."""
 
-    def fingerprints(item: Item) -> tuple[str, str]:
+    def openings(item: Item) -> tuple[str, str]:
         text = item.texts["en"]
-        title, body = (" ".join(re.findall(r"\w+", part.lower())) for part in (text.title, text.body))
-        return title[:60], body[:60]
+        title, body = (re.findall(r"\w+", part.lower()) for part in (text.title, text.body))
+        return " ".join(title)[:60], " ".join(body)[:60]
 
-    known = {print_ for item in held_out for print_ in fingerprints(item)} - {""}
+    known = {opening for item in held_out for opening in openings(item)} - {""}
     count: Counter[str] = Counter()
     for item in items:
-        title, body = fingerprints(item)
+        title, body = openings(item)
         count[title] += 1
         if count[title] <= 2 and not {title, body} & known:
             yield item
@@ -265,7 +276,7 @@ def batches(items: Sequence[Item], rng: random.Random) -> Iterator[list[Pair]]:
         families[item.family].append(item)
     order: list[int] = []
     while True:
-        pool = []
+        pool: list[Pair] = []
         while len(pool) < 16 * BATCH:
             order = order or rng.sample(list(families), len(families))
             pool.append(make_pair(rng.choice(families[order.pop()]), rng))
@@ -280,16 +291,15 @@ def batches(items: Sequence[Item], rng: random.Random) -> Iterator[list[Pair]]:
 
 def train_tokenizer(items: Sequence[Item], rng: random.Random) -> Tokenizer:
     """A unigram vocabulary in XLM-R's layout, over case-folded words and parts of identifiers."""
-    share = {"en": 0.5, "de": 0.6, "fr": 0.4, "ja": 1.0, "es": 0.6, "da": 0.08, "it": 0.08}
     texts = [
         f"{text.title} {text.body[:300]}"
         for item in items
         for language, text in item.texts.items()
-        if rng.random() < share.get(language, 0.1)
+        if rng.random() < VOCABULARY_SHARE[language]
     ]
     # A unigram vocabulary keeps every character it saw: leave the rare ones to <unk>.
     characters = Counter(character for text in texts for character in text.lower())
-    common = {character for character, count in characters.most_common(1400)}
+    common = {character for character, _ in characters.most_common(1400)}
     rare = {ord(character): " " for character in characters if character not in common}
 
     tokenizer = Tokenizer(models.Unigram())
@@ -324,10 +334,14 @@ def train_tokenizer(items: Sequence[Item], rng: random.Random) -> Tokenizer:
         pair=["<s>", "$A", "</s>", "</s>", "$B", "</s>"],
         special_tokens=[("<s>", 0), ("</s>", 2)],
     )
-    assert [tokenizer.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>")] == [
-        *range(4)
+    specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    assert [tokenizer.token_to_id(token) for token in specials] == [
+        0,
+        PAD_ID,
+        2,
+        3,
+        VOCAB_SIZE - 1,
     ]
-    assert tokenizer.token_to_id("<mask>") == tokenizer.get_vocab_size() - 1
     return tokenizer
 
 
@@ -375,14 +389,14 @@ class TinyM3(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Vectors:
         hidden = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
-        dense = F.normalize(hidden[:, 0].float(), dim=-1)
+        dense = normalize(hidden[:, 0].float(), dim=-1)
 
-        weights = F.relu(self.sparse_linear(hidden).squeeze(-1).float())
+        weights = relu(self.sparse_linear(hidden).squeeze(-1).float())
         weights = weights * (ids > 3)
         sparse = weights.new_zeros(len(ids), self.body.config.vocab_size)
         sparse = sparse.scatter_reduce(1, ids, weights, "amax")
 
-        colbert = F.normalize(self.colbert_linear(hidden[:, 1:]).float(), dim=-1)
+        colbert = normalize(self.colbert_linear(hidden[:, 1:]).float(), dim=-1)
         return Vectors(dense, sparse, colbert * mask[:, 1:, None], mask[:, 1:])
 
 
@@ -406,42 +420,45 @@ def start_from_bags_of_words(model: TinyM3, embeddings: Tensor) -> None:
     nn.init.constant_(model.sparse_linear.bias, 0.25)
 
 
-def lsa_embeddings(tokenizer: Tokenizer, items: Sequence[Item]) -> Tensor:
-    """Word vectors [V, H] from a truncated SVD of items x tokens, all languages in one bag."""
+def bags_of_words(tokenizer: Tokenizer, items: Sequence[Item]) -> Tensor:
+    """The items' tf-idf vectors, all languages in one bag: sparse [items, V], rows of norm 1."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(64)
-    rows: list[Tensor] = []
-    columns: list[Tensor] = []
     texts = [
         (row, f"{item.name} {text.title} {text.body[:250]}")
         for row, item in enumerate(items)
         for text in item.texts.values()
     ]
+    rows: list[int] = []
+    columns: list[int] = []
     for start in range(0, len(texts), 4096):
         chunk = texts[start : start + 4096]
         encodings = tokenizer.encode_batch([text for _, text in chunk])
         for (row, _), encoding in zip(chunk, encodings, strict=True):
-            ids = torch.tensor(encoding.ids).unique()
-            rows.append(torch.full_like(ids, row))
-            columns.append(ids)
-    index = torch.stack([torch.cat(rows), torch.cat(columns)])
-    bags = torch.sparse_coo_tensor(index, torch.ones(index.shape[1])).coalesce()
-    index = bags.indices()
-    vocab_size = tokenizer.get_vocab_size()
-    frequency = torch.bincount(index[1], minlength=vocab_size).float()
-    idf = torch.log((len(items) + 1) / (frequency + 1))
-    values = idf[index[1]]
+            ids = set(encoding.ids)
+            rows.extend([row] * len(ids))
+            columns.extend(ids)
+    shape = (len(items), tokenizer.get_vocab_size())
+    index = torch.tensor([rows, columns])
+    index = torch.sparse_coo_tensor(index, torch.ones(len(rows)), shape).coalesce().indices()
+    frequency = torch.bincount(index[1], minlength=shape[1])
+    values = torch.log((len(items) + 1) / (frequency + 1))[index[1]]
     norms = torch.zeros(len(items)).index_add(0, index[0], values**2).sqrt()
     values = values / norms[index[0]].clamp(min=1e-6)
-    matrix = torch.sparse_coo_tensor(index, values, (len(items), vocab_size)).coalesce()
-    by_item, by_token = matrix.to_sparse_csr(), matrix.t().coalesce().to_sparse_csr()
-    right = torch.randn(vocab_size, HIDDEN)
-    for _ in range(6):  # subspace iteration; CSR products are 20 times as fast as svd_lowrank's
+    return torch.sparse_coo_tensor(index, values, shape).coalesce()
+
+
+def lsa_embeddings(tokenizer: Tokenizer, items: Sequence[Item]) -> Tensor:
+    """Word vectors [V, H] from a truncated SVD of items x tokens: latent semantic analysis."""
+    bags = bags_of_words(tokenizer, items)
+    by_item, by_token = bags.to_sparse_csr(), bags.t().coalesce().to_sparse_csr()
+    right = torch.randn(bags.shape[1], HIDDEN)
+    for _ in range(6):  # subspace iteration: svd_lowrank keeps to COO, which is 20 times as slow
         right, triangle = torch.linalg.qr(by_token @ (by_item @ right))
     singular = triangle.diagonal().abs().sqrt()
-    vectors = F.normalize(right * singular.sqrt(), dim=-1)
-    noise = F.normalize(torch.randn(vectors.shape), dim=-1)
-    return 0.3 * F.normalize(vectors + 0.3 * noise, dim=-1)
+    vectors = normalize(right * singular.sqrt(), dim=-1)
+    noise = normalize(torch.randn(vectors.shape), dim=-1)  # sets tokens of one meaning apart
+    return 0.3 * normalize(vectors + 0.3 * noise, dim=-1)
 
 
 # --- Scores and loss ----------------------------------------------------------------------------
@@ -461,9 +478,7 @@ def score(queries: Vectors, documents: Vectors) -> dict[str, Tensor]:
         "sparse": queries.sparse @ documents.sparse.T,
         "colbert": similarity.sum(dim=1) / queries.mask.sum(dim=1, keepdim=True),
     }
-    scores["all"] = sum(
-        (WEIGHTS[kind] * scores[kind] for kind in WEIGHTS), torch.zeros(n_queries, n_documents)
-    )
+    scores["all"] = torch.stack([WEIGHTS[kind] * scores[kind] for kind in WEIGHTS]).sum(dim=0)
     return scores
 
 
@@ -482,12 +497,12 @@ def contrastive_loss(scores: dict[str, Tensor], batch: Sequence[Pair]) -> dict[s
     teacher = logits["all"].detach().softmax(dim=-1)
     losses = {}
     for kind, logit in logits.items():
-        loss = 0.5 * F.cross_entropy(logit, labels, reduction="none")
-        loss = loss + 0.5 * F.cross_entropy(logit.T, labels, reduction="none")
+        loss = 0.5 * cross_entropy(logit, labels, reduction="none")
+        loss = loss + 0.5 * cross_entropy(logit.T, labels, reduction="none")
         if kind != "all":
-            loss = loss + DISTILLATION * F.cross_entropy(logit, teacher, reduction="none")
+            loss = loss + DISTILLATION * cross_entropy(logit, teacher, reduction="none")
         if kind == "sparse":  # texts in two languages share few tokens: nothing to learn there
-            loss = 0.3 * loss * same_language
+            loss = SPARSE_LOSS * loss * same_language
         losses[kind] = loss.mean()
     return losses
 
@@ -504,9 +519,11 @@ def train(
         betas=(0.9, 0.98),
     )
     model.train()
+    stream = batches(items, rng)
+    step = 0
     start = time.perf_counter()
-    running: Counter[str] = Counter()
-    for step, batch in enumerate(batches(items, rng)):
+    means: Counter[str] = Counter()
+    while True:
         seconds = time.perf_counter() - start
         progress = max(step / steps, seconds / (60 * minutes))
         if progress >= 1:
@@ -515,6 +532,7 @@ def train(
             cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
             group["lr"] = LEARNING_RATE * min((step + 1) / WARMUP, cosine)
 
+        batch = next(stream)
         queries = tokenize(tokenizer, [pair.query for pair in batch], QUERY_TOKENS)
         limit = rng.choice(DOCUMENT_TOKENS)
         documents = tokenize(tokenizer, [pair.document for pair in batch], limit)
@@ -522,16 +540,16 @@ def train(
             encoded = model(*queries), model(*documents)
         losses = contrastive_loss(score(*encoded), batch)
         optimizer.zero_grad(set_to_none=True)
-        sum(losses.values(), torch.tensor(0.0)).backward()
+        torch.autograd.backward(list(losses.values()))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-        running.update({kind: loss.item() / 50 for kind, loss in losses.items()})
-        if step % 50 == 49:
-            means = "  ".join(f"{kind} {mean:.3f}" for kind, mean in running.items())
-            print(f"step {step + 1}  {seconds:.0f} s  {means}", flush=True)
-            running.clear()
-    raise AssertionError("batches() never ends")
+        step += 1
+        means.update({kind: loss.item() / 50 for kind, loss in losses.items()})
+        if step % 50 == 0:
+            report = "  ".join(f"{kind} {mean:.3f}" for kind, mean in means.items())
+            print(f"step {step}  {seconds:.0f} s  {report}", flush=True)
+            means.clear()
 
 
 # --- Evaluation ---------------------------------------------------------------------------------
@@ -557,18 +575,17 @@ def bm25(queries: Sequence[str], documents: Sequence[str]) -> Tensor:
     """BM25 (k1 1.2, b 0.75) over case-folded words: [Q, D]."""
     split = [re.findall(r"\w+", document.lower()) for document in documents]
     mean = sum(map(len, split)) / len(split)
-    postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for i, words in enumerate(split):
-        length = 1.2 * (0.25 + 0.75 * len(words) / mean)
+    postings: dict[str, dict[int, float]] = defaultdict(dict)
+    for column, words in enumerate(split):
+        norm = 1.2 * (0.25 + 0.75 * len(words) / mean)
         for word, count in Counter(words).items():
-            postings[word].append((i, 2.2 * count / (count + length)))
+            postings[word][column] = 2.2 * count / (count + norm)
     scores = np.zeros((len(queries), len(documents)), dtype=np.float32)
-    for row, query in enumerate(queries):
+    for row, query in zip(scores, queries, strict=True):
         for word in re.findall(r"\w+", query.lower()):
-            found = postings.get(word, [])
+            found = postings.get(word, {})
             idf = math.log(1 + (len(documents) - len(found) + 0.5) / (len(found) + 0.5))
-            for i, weight in found:
-                scores[row, i] += idf * weight
+            row[list(found)] += idf * np.fromiter(found.values(), dtype=np.float32)
     return torch.from_numpy(scores)
 
 
@@ -584,7 +601,8 @@ class Task:
 
 def retrieval_task(name: str, pairs: Sequence[tuple[str | None, str]]) -> Task:
     """Search all the documents with up to EVALUATION_QUERIES of the queries there are."""
-    pairs = sorted(pairs, key=lambda pair: len(pair[1]))  # documents of like length meet in a chunk
+    # Documents of like length meet in a chunk.
+    pairs = sorted(pairs, key=lambda pair: len(pair[1]))
     asked = [i for i, (query, _) in enumerate(pairs) if query]
     asked = sorted(random.Random(SEED).sample(asked, min(EVALUATION_QUERIES, len(asked))))
     queries = [pairs[i][0] or "" for i in asked]
@@ -593,14 +611,19 @@ def retrieval_task(name: str, pairs: Sequence[tuple[str | None, str]]) -> Task:
 
 def evaluation_tasks(held_out: Sequence[Item], stdlib: Sequence[Item]) -> list[Task]:
     """Synopsis to English description from four languages; first sentence to docstring."""
-    families = {item.family: item for item in held_out}.values()
+    families = {item.family: item.texts for item in held_out}.values()
     tasks = []
     for language in ("en", "de", "fr", "ja"):
-        titles = [item.texts[language].title if language in item.texts else None for item in families]
-        bodies = [item.texts["en"].body for item in families]
-        tasks.append(retrieval_task(f"{language} → en", list(zip(titles, bodies, strict=True))))
-    texts = [(item.name, item.texts["en"]) for item in stdlib if len(item.texts["en"].body) >= 60]
-    pairs = [(text.title, f"{name}: {text.body}") for name, text in texts]
+        pairs = [
+            (texts[language].title if language in texts else None, texts["en"].body)
+            for texts in families
+        ]
+        tasks.append(retrieval_task(f"{language} → en", pairs))
+    pairs = [
+        (item.texts["en"].title, f"{item.name}: {item.texts['en'].body}")
+        for item in stdlib
+        if len(item.texts["en"].body) >= 60
+    ]
     return [*tasks, retrieval_task("standard library", pairs)]
 
 
@@ -632,8 +655,8 @@ def calibrate(model: TinyM3, tokenizer: Tokenizer, items: Sequence[Item]) -> Non
     own = [(q.sparse * d.sparse).sum(dim=1) for q, d in zip(queries, documents, strict=True)]
     scale = math.sqrt(LEXICAL_TARGET / torch.cat(own).mean().item())
     print(f"lexical head scaled by {scale:.3f}")
-    model.sparse_linear.weight *= scale
-    model.sparse_linear.bias *= scale
+    for parameter in model.sparse_linear.parameters():
+        parameter.mul_(scale)
 
 
 def export(model: TinyM3, tokenizer: Tokenizer, out: Path) -> None:
@@ -645,6 +668,7 @@ def export(model: TinyM3, tokenizer: Tokenizer, out: Path) -> None:
         linear = getattr(model, name)
         state = {key: value.detach().half() for key, value in linear.state_dict().items()}
         torch.save(state, out / f"{name}.pt")
+    (out / "model.safetensors").chmod(0o644)
     config = model.body.config
     config.architectures = ["XLMRobertaModel"]
     config.dtype = "float16"
@@ -695,34 +719,34 @@ tags: [bge-m3, dense, sparse, colbert, retrieval]
 
 # m3-tiny
 
-A very small model with BGE-M3's three heads, for demonstrations and tests: it lets `m3qdrant demo`
-and the test suite run with real rankings, offline and on a CPU. It reads short English texts about
-software well enough to search them, and some German, French and Japanese. **It is no replacement
-for [BAAI/bge-m3](https://huggingface.co/BAAI/bge-m3)**, whose layout it copies and whose weights it
-does not contain.
+A very small model with BGE-M3's three heads, for demonstrations and tests: with it, `m3qdrant
+demo` and the test suite give real rankings offline and on a CPU. It reads short English texts
+about software well enough to search them, and some German, French and Japanese. **It is no
+replacement for [BAAI/bge-m3](https://huggingface.co/BAAI/bge-m3)**: it has that model's layout and
+none of its weights.
 
 | | |
 |---|---|
-| Body | XLM-RoBERTa, {layers} layers, hidden {hidden}, {heads} heads, {parameters:.1f} M parameters, fp16 |
+| Body | XLM-RoBERTa: {layers} layers, hidden {hidden}, {heads} heads, {parameters:.1f} M, fp16 |
 | Dense | `<s>`, L2-normalised, {hidden} dimensions |
 | Sparse | `relu(h · W + b)`, the maximum for each token id (`sparse_linear.pt`) |
-| ColBERT | a linear layer over `h[:, 1:]`, L2-normalised, {hidden} dimensions (`colbert_linear.pt`) |
-| Tokenizer | unigram, {vocab} tokens; folds case, splits at punctuation and inside `CamelCase` |
+| ColBERT | a linear layer over `h[:, 1:]`, L2-normalised (`colbert_linear.pt`) |
+| Tokenizer | unigram, {vocab:,} tokens; folds case, splits at punctuation and inside `CamelCase` |
 | Length | {max_tokens} tokens; trained on at most {trained_tokens} |
 
-The lexical head is scaled so that a title and its own description score {target} on average, as
-they do with BAAI/bge-m3. Scores of the three kinds can be summed with BGE-M3's usual weights, 0.4,
-0.2 and 0.4.
+The lexical head is scaled so that a title and its own description score {target} on average, about
+as they do with BAAI/bge-m3: the three scores can be summed with BGE-M3's usual weights, 0.4, 0.2
+and 0.4.
 
 ## Figures
 
-recall@10 in % on texts that training never saw. The first rows ask with a Debian package's
-synopsis, in the language named, for its English description, among held-out packages; the last one
-asks with the first sentence of a standard library docstring for the rest of it. ColBERT scores all
-documents, with texts cut to {evaluation_tokens} tokens. "Untrained" is the integrated score of the
-same model and tokenizer with random weights.
+recall@10 in %, over all the documents, on texts that training never saw. The first rows ask with a
+Debian package's synopsis, in the language named, for its English description among those of the
+held-out packages; the last asks with the first sentence of a standard library docstring for the
+rest of it. Texts are cut to {evaluation_tokens} tokens. "All" sums the scores with 0.4, 0.2 and
+0.4; "untrained" is the same sum with random weights.
 
-| task | documents | queries | dense | sparse | ColBERT | all (0.4, 0.2, 0.4) | BM25 | untrained |
+| task | documents | queries | dense | sparse | ColBERT | all | BM25 | untrained |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
@@ -730,34 +754,32 @@ same model and tokenizer with random weights.
 
     python train_m3_tiny.py --out m3-tiny --translations LISTS --docstrings DIR... {options}
 
-Seed {seed}, {steps} steps of {batch} pairs, {minutes:.0f} minutes on two shared CPU cores in bf16
-autocast; bf16 and threads make runs differ in the last digits, and a limit in minutes makes the
-number of steps depend on the machine. Word vectors start from a truncated SVD of the texts, and
-attention starts by passing its input on, so that the dense vector begins as a bag of words. The
-loss is contrastive within the batch for each head and for their weighted sum, whose ranking each
-head also learns (self-distillation, as in BGE-M3).
+Seed {seed}; {steps} steps of {batch} pairs took {minutes:.0f} minutes on two shared CPU cores in
+bf16 autocast. A limit in minutes makes the number of steps depend on the machine. Word vectors
+start from a truncated SVD of the texts, and attention starts by passing its input on, so that the
+dense vector begins as a bag of words. The loss is contrastive within the batch for each head and
+for their weighted sum, whose ranking each head also learns (self-distillation, as in BGE-M3).
 
 ## Data and licences
 
-- {packages:,} package descriptions of Debian 12, with their translations. They come under the
-  licences of their packages and of the Debian Description Translation Project.
-- {docstrings:,} docstrings of Python packages, under these packages' licences. Docstrings of the
+- {packages:,} package descriptions of Debian, with their translations, under the licences of their
+  packages.
+- {docstrings:,} docstrings of Python packages, under the licences of these. Docstrings of the
   standard library, and copies of them in other packages, were left out.
 
-The checkpoint holds weights and a vocabulary and no text of these sources. Weights: Apache-2.0.
+The checkpoint holds weights and a vocabulary, and no text of these sources. Its licence is
+Apache-2.0.
 
 ## Limits
 
-- General knowledge, long documents and languages beyond those above are out of its reach; between
-  languages only the dense and ColBERT scores say something.
-- It knows the words of software documentation. A word it has not seen is a few word pieces.
+- It knows the words of software documentation; any other word is a few word pieces to it.
+- General knowledge, long documents and other languages are out of its reach. Between languages
+  the lexical score sees little more than names that both texts share.
 - Positions past {trained_tokens} tokens were never trained; their embeddings are zero.
 """
 
 
-def model_card(
-    model: TinyM3, tokenizer: Tokenizer, tasks: Sequence[Task], **facts: object
-) -> str:
+def model_card(model: TinyM3, tokenizer: Tokenizer, tasks: Sequence[Task], **facts: object) -> str:
     """Evaluate the model and its baselines, and fill in the card."""
     torch.manual_seed(SEED)
     untrained = TinyM3(tokenizer.get_vocab_size())
@@ -777,7 +799,7 @@ def model_card(
         hidden=HIDDEN,
         heads=HEADS,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
-        vocab=f"{tokenizer.get_vocab_size():,}",
+        vocab=tokenizer.get_vocab_size(),
         max_tokens=MAX_TOKENS,
         trained_tokens=max(DOCUMENT_TOKENS),
         evaluation_tokens=EVALUATION_TOKENS,
@@ -828,7 +850,9 @@ def main() -> None:
         evaluation_tasks(held_out, stdlib),
         steps=steps,
         minutes=minutes,
-        options=f"--steps {args.steps}",
+        options=f"--steps {args.steps}"
+        if args.minutes == math.inf
+        else f"--minutes {args.minutes:g}",
         packages=len(items) - len(docstrings),
         docstrings=len(docstrings),
     )

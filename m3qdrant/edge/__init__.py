@@ -5,6 +5,7 @@ out, and keeps its collections in a directory. Read the folder in this order:
 
     client.py      the class: each of qdrant-client's methods, one screen or less
     shard.py       one open collection: its lock, its process, and the engine's failures as our errors
+    lock.py        one process at a time
     sidecar.py     where a collection lies on the disk, and the configuration that lies beside its data
     checks.py      everything that is checked before the engine sees it
     translate.py   qdrant-client's models to the engine's types

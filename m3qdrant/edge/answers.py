@@ -101,6 +101,37 @@ def collection_info(
 
 
 def _index_info(info: edge.PayloadIndexInfo) -> models.PayloadIndexInfo:
-    # the engine's enums give their member's name only in their repr: "PayloadSchemaType.Keyword"
-    kind = repr(info.data_type).rpartition(".")[2].lower()
-    return models.PayloadIndexInfo(data_type=models.PayloadSchemaType(kind), points=info.points)
+    return models.PayloadIndexInfo(
+        data_type=models.PayloadSchemaType(_enum_value(info.data_type)),
+        params=_index_params(info.params),
+        points=info.points,
+    )
+
+
+def _index_params(params: Any) -> models.PayloadSchemaParams | None:
+    if params is None:
+        return None
+    model = getattr(models, type(params).__name__)
+    settings: dict[str, Any] = {"type": type(params).__name__.removesuffix("IndexParams").lower()}
+    for field in model.model_fields:
+        value = getattr(params, field, None)
+        if value is None:
+            continue
+        if isinstance(value, edge.StopwordsSet):
+            languages = sorted(map(_enum_value, value.languages or ()))
+            value = {"languages": languages, "custom": sorted(value.custom or ())}
+        elif isinstance(value, edge.SnowballParams):
+            value = {"type": "snowball", "language": _enum_value(value.language)}
+        elif isinstance(value, edge.DisabledStemmer):
+            value = {"type": "none"}
+        elif isinstance(value, edge.TextScoringParams):
+            value = {"type": _enum_value(value.type)}
+        elif type(value).__module__ == "builtins" and not isinstance(value, (bool, int, str)):
+            value = _enum_value(value)
+        settings[field] = value
+    return model(**settings)  # type: ignore[no-any-return]
+
+
+def _enum_value(member: Any) -> str:
+    """The engine's enums tell their member's name only in their repr: "PayloadSchemaType.Uuid"."""
+    return repr(member).rpartition(".")[2].lower()

@@ -39,6 +39,7 @@ __all__ = [
     "check_id",
     "check_ids",
     "check_json",
+    "check_path",
     "check_points",
     "check_query_vector",
     "layout_of",
@@ -462,6 +463,13 @@ def check_json(value: Any, what: str) -> Any:
         return _json(value, "", 0)
     except _Refused as refused:
         raise InputError(f"{what}: {refused}") from None
+
+
+def check_path(path: str | None) -> str | None:
+    """A path into a payload. The engine checks its syntax, but would follow one of any length."""
+    if path is not None and path.count(".") + path.count("[") > MAX_NESTING // 2:
+        raise InputError(f"the key {path[:40]!r}... has more than {MAX_NESTING // 2} steps")
+    return path
 
 
 def _check_payload(payload: Any) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,8 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from m3qdrant.edge import answers, sidecar, translate
-from m3qdrant.edge.checks import check_id, check_ids, check_json, check_points
+from m3qdrant.edge.checks import check_id, check_ids, check_json, check_path, check_points
+from m3qdrant.edge.lock import DirectoryLock
 from m3qdrant.edge.shard import Shard, check_process, create_shard
 from m3qdrant.errors import (
     CollectionExistsError,
@@ -100,6 +100,8 @@ class QdrantEdge(QdrantBase):
 
     def close(self, **kwargs: Any) -> None:
         """Flush and close every open collection. Closing twice is fine."""
+        if os.getpid() != self._pid:
+            return  # see Shard.close; and the lock may be held by a thread that this fork lacks
         with self._lock:
             self._closed = True
             shards, self._shards = list(self._shards.values()), {}
@@ -162,10 +164,9 @@ class QdrantEdge(QdrantBase):
             raise InputError(f"the configuration of {collection_name!r}: {error}") from error
         with self._lock:
             self._refuse_existing(collection_name, directory)
-            shard_config = translate.shard_config(config)
             try:
                 with sidecar.making(directory) as temporary:
-                    create_shard(temporary, shard_config, collection_name)
+                    create_shard(temporary, config, collection_name)
                     sidecar.write(temporary, config)
             except FileExistsError:
                 self._refuse_existing(collection_name, directory)
@@ -234,12 +235,14 @@ class QdrantEdge(QdrantBase):
         with self._lock:
             if not (directory / sidecar.FILE).exists():
                 return False
-            # Opening it proves that no other process has it. Nobody can have a damaged one open,
-            # and deleting that is the way out.
-            with contextlib.suppress(StoreDamagedError):
-                self._shard(collection_name).close()
-            self._shards.pop(collection_name, None)
-            sidecar.remove(directory)
+            shard = self._shards.pop(collection_name, None)
+            if shard is not None:
+                shard.close()
+            lock = DirectoryLock(directory)
+            try:
+                sidecar.remove(directory)
+            finally:
+                lock.release()
         return True
 
     def optimize(self, collection_name: str) -> bool:
@@ -319,6 +322,7 @@ class QdrantEdge(QdrantBase):
             edge.UpdateOperation.delete_points_by_filter,
             (),
             kwargs,
+            must_exist=False,
         )
 
     def set_payload(
@@ -336,7 +340,7 @@ class QdrantEdge(QdrantBase):
             points,
             edge.UpdateOperation.set_payload,
             edge.UpdateOperation.set_payload_by_filter,
-            (check_json(payload, "payload"), key),
+            (check_json(payload, "payload"), check_path(key)),
             kwargs,
         )
 
@@ -399,21 +403,25 @@ class QdrantEdge(QdrantBase):
         by_filter: Any,
         arguments: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        must_exist: bool = True,
     ) -> models.UpdateResult:
         _accept(kwargs)
         shard = self._shard(collection_name)
         if isinstance(selector, models.FilterSelector):
             selector = selector.filter
         if isinstance(selector, models.Filter):
-            found = translate.to_filter(selector)
-            shard.write(operation, lambda: by_filter(found, *arguments))
+            shard.write(operation, lambda: by_filter(translate.to_filter(selector), *arguments))
             return _completed()
         if isinstance(selector, models.PointIdsList):
             selector = selector.points
         elif not isinstance(selector, Iterable):
             selector = [selector]
         ids = check_ids(selector)
-        if ids:
+        if not ids:
+            raise InputError("the list of point ids is empty: pass at least one, or a filter")
+        with shard.use(operation) as engine:
+            if must_exist:
+                _need_points(engine, ids)
             shard.write(operation, lambda: by_ids(ids, *arguments))
         return _completed()
 
@@ -430,9 +438,11 @@ class QdrantEdge(QdrantBase):
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
             raise InputError("pass field_schema=, such as models.PayloadSchemaType.KEYWORD")
-        index = translate.index_schema(schema)
         self._shard(collection_name).write(
-            "index", lambda: edge.UpdateOperation.create_field_index(field_name, index)
+            "index",
+            lambda: edge.UpdateOperation.create_field_index(
+                field_name, translate.index_schema(schema)
+            ),
         )
         return _completed()
 
@@ -459,10 +469,10 @@ class QdrantEdge(QdrantBase):
         """Points by id, in the order asked for; those that don't exist are left out."""
         _accept(kwargs)
         shard = self._shard(collection_name)
-        wanted = list(check_ids(ids))
-        payload = translate.payload_selector(with_payload)
-        vectors = translate.vector_selector(with_vectors, shard.layout)
+        wanted = check_ids(ids)
         with shard.use("read") as engine:
+            payload = translate.payload_selector(with_payload)
+            vectors = translate.vector_selector(with_vectors, shard.layout)
             found = [answers.record(r) for r in engine.retrieve(list(wanted), payload, vectors)]
         by_id = {record.id: record for record in found}
         return [by_id[id] for id in dict.fromkeys(wanted) if id in by_id]
@@ -481,21 +491,22 @@ class QdrantEdge(QdrantBase):
         """A page of points by id, or by an indexed field, and the id that the next page starts with."""
         _accept(kwargs)
         shard = self._shard(collection_name)
-        order = None if order_by is None else translate.order_by(order_by)
-        if order is not None and offset is not None:
+        if order_by is not None and offset is not None:
             raise InputError("offset doesn't go with order_by: continue with order_by.start_from")
-        request = edge.ScrollRequest(
-            offset=None if offset is None else check_id(offset),
-            limit=translate.count("limit", limit, least=1),
-            filter=translate.to_filter(scroll_filter),
-            with_payload=translate.payload_selector(with_payload),
-            with_vector=translate.vector_selector(with_vectors, shard.layout),
-            order_by=order,
-        )
         with shard.use("scroll") as engine:
+            order = None if order_by is None else translate.order_by(order_by)
             if order is not None:
                 _need_index(engine, order.key, "order_by")
-            records, following = engine.scroll(request)
+            records, following = engine.scroll(
+                edge.ScrollRequest(
+                    offset=None if offset is None else check_id(offset),
+                    limit=translate.count("limit", limit, least=1),
+                    filter=translate.to_filter(scroll_filter),
+                    with_payload=translate.payload_selector(with_payload),
+                    with_vector=translate.vector_selector(with_vectors, shard.layout),
+                    order_by=order,
+                )
+            )
         return [answers.record(r) for r in records], (
             None if following is None else answers.point_id(following)
         )
@@ -509,8 +520,8 @@ class QdrantEdge(QdrantBase):
     ) -> models.CountResult:
         """How many points match; `exact=False` estimates."""
         _accept(kwargs)
-        request = edge.CountRequest(exact=exact, filter=translate.to_filter(count_filter))
         with self._shard(collection_name).use("count") as engine:
+            request = edge.CountRequest(exact=exact, filter=translate.to_filter(count_filter))
             return models.CountResult(count=engine.count(request))
 
     def facet(
@@ -525,8 +536,8 @@ class QdrantEdge(QdrantBase):
         """The most frequent values of an indexed payload field, with their counts."""
         _accept(kwargs)
         limit = translate.count("limit", limit, least=1)
-        request = edge.FacetRequest(key, limit, exact, translate.to_filter(facet_filter))
         with self._shard(collection_name).use("facet") as engine:
+            request = edge.FacetRequest(key, limit, exact, translate.to_filter(facet_filter))
             _need_index(engine, key, "facet")
             hits = engine.facet(request).hits
         return models.FacetResponse(
@@ -575,10 +586,10 @@ class QdrantEdge(QdrantBase):
         """
         _accept(kwargs)
         shard = self._shard(collection_name)
-        translated = [translate.query_request(r, shard.layout) for r in requests]
-        if not translated:
+        if not requests:
             return []
         with shard.use("query") as engine:
+            translated = [translate.query_request(r, shard.layout) for r in requests]
             found = engine.query_batch(edge.QueryBatchRequest(translated))
         return [
             types.QueryResponse.model_construct(points=[answers.scored_point(p) for p in points])
@@ -625,6 +636,16 @@ def _accept(kwargs: Mapping[str, Any], others: Iterable[str] = ()) -> None:
     unknown = kwargs.keys() - _NO_EFFECT - set(others) - {"shard_key_selector"}
     if unknown:
         raise InputError(f"unknown arguments: {', '.join(sorted(unknown))}")
+
+
+def _need_points(engine: edge.EdgeShard, ids: Iterable[int | str]) -> None:
+    """The engine would write to those that exist, and then fail."""
+    wanted = list(dict.fromkeys(ids))
+    found = {answers.point_id(r.id) for r in engine.retrieve(list(wanted), False, False)}
+    missing = [id for id in wanted if id not in found]
+    if missing:
+        shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"there are no points {shown}: nothing was written, upsert them first")
 
 
 def _need_index(engine: edge.EdgeShard, field: str, what: str) -> None:

@@ -1,8 +1,8 @@
 """One open collection: its lock, its process, and the engine's failures as our errors.
 
 The engine reports most failures as a bare `Exception` and the worst as a panic, which isn't even an
-`Exception`. It locks its write-ahead log against other processes, and hangs in a forked child, whose
-copy lacks the engine's threads. `Shard` turns each of these into an error that says what to do.
+`Exception`. It bears no second process, and hangs in a forked child, whose copy lacks the engine's
+threads. `Shard` turns each of these into an error that says what to do.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import qdrant_edge as edge
 from qdrant_client import models
 
-from m3qdrant.edge import sidecar
+from m3qdrant.edge import sidecar, translate
 from m3qdrant.edge.checks import layout_of
+from m3qdrant.edge.lock import DirectoryLock
 from m3qdrant.errors import (
     EngineError,
     InputError,
@@ -29,9 +29,6 @@ from m3qdrant.errors import (
 )
 
 __all__ = ["Shard", "check_process", "create_shard"]
-
-_open_here: weakref.WeakValueDictionary[str, Shard] = weakref.WeakValueDictionary()
-"""The shards that this process holds, by real path, to tell our own lock from another process's."""
 
 
 class Shard:
@@ -53,17 +50,20 @@ class Shard:
         self.directory = directory
         self.config = sidecar.read(directory)
         self.layout = layout_of(self.config)
-        self._key = os.path.realpath(directory)
-        self._lock = threading.RLock()
+        self._turn = threading.RLock()
         self._pid = os.getpid()
-        self._engine: edge.EdgeShard | None = _load(directory, self._key)
-        _open_here[self._key] = self
+        self._directory_lock = DirectoryLock(directory)
+        try:
+            self._engine: edge.EdgeShard | None = _load(directory, self.config)
+        except BaseException:
+            self._directory_lock.release()
+            raise
 
     @contextlib.contextmanager
     def use(self, operation: str) -> Iterator[edge.EdgeShard]:
         """The engine, for one operation, with its failures turned into our errors."""
         check_process(self._pid, self.directory)
-        with self._lock:
+        with self._turn:
             if self._engine is None:
                 raise StoreClosedError(f"the collection at {self.directory} is closed")
             with engine_errors(operation, self.directory.name):
@@ -85,12 +85,15 @@ class Shard:
         """Flush, and let go of the files. Closing twice is fine."""
         if os.getpid() != self._pid:
             return  # the files belong to the parent, and closing would wait for threads left there
-        with self._lock:
+        with self._turn:
             engine, self._engine = self._engine, None
-            _open_here.pop(self._key, None)
-            if engine is not None:
+            if engine is None:
+                return
+            try:
                 with engine_errors("close", self.directory.name):
                     engine.close()
+            finally:
+                self._directory_lock.release()
 
 
 def check_process(pid: int, path: Path) -> None:
@@ -103,30 +106,28 @@ def check_process(pid: int, path: Path) -> None:
         )
 
 
-def create_shard(directory: Path, config: edge.EdgeConfig, name: str) -> None:
+def create_shard(directory: Path, config: models.CreateCollection, name: str) -> None:
     """Make the data of an empty collection `name` in `directory`."""
     with engine_errors("create", name):
-        edge.EdgeShard.create(str(directory / sidecar.SHARD), config).close()
+        shard_config = translate.shard_config(config)
+        edge.EdgeShard.create(str(directory / sidecar.SHARD), shard_config).close()
 
 
-def _load(directory: Path, key: str) -> edge.EdgeShard:
+def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
     shard = directory / sidecar.SHARD
-    if not (shard / "edge_config.json").is_file():
+    # without its segments the engine would open an empty collection, and say nothing
+    if not (shard / "edge_config.json").is_file() or not any(shard.glob("segments/*")):
         raise StoreDamagedError(f"{shard} holds no data of the embedded engine: restore the files")
     try:
-        return edge.EdgeShard.load(str(shard))
+        # Naming the configuration makes the engine compare it with the data. A configuration of other
+        # data would let through what the checks are there to stop.
+        return edge.EdgeShard.load(str(shard), translate.shard_config(config))
     except BaseException as error:
         if not _from_engine(error):
             raise
         if "WouldBlock" in str(error):
-            if key in _open_here:
-                raise StoreLockedError(
-                    f"{directory} is open in this process already: use that QdrantEdge, "
-                    "or close it first"
-                ) from error
             raise StoreLockedError(
-                f"{directory} is open in another process: close it there, or run a Qdrant server "
-                "for several processes"
+                f"{directory} is open in a program that uses the engine without m3qdrant: close it"
             ) from error
         raise StoreDamagedError(
             f"{directory} can't be opened, its files are damaged or of another version of the engine "

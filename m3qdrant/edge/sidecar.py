@@ -3,6 +3,7 @@
     PATH/NAME/collection.json    what the engine doesn't keep: the configuration as qdrant-client gave
                                  it, and the user's metadata
     PATH/NAME/shard/             the engine's own files
+    PATH/NAME/lock               held by the process that has the collection open
     PATH/.making-*, .deleting-*  a creation or deletion that was cut off: safe to remove
 
 A collection is made under another name and renamed when it is whole, and renamed before it is removed.

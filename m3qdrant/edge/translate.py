@@ -284,7 +284,8 @@ def _condition(condition: Any, depth: int = 0) -> Any:
         return edge.NestedCondition(nested.key, _filter(nested.filter, depth + 1))
     if type(condition).__name__ == "SliceCondition":
         return edge.SliceCondition(  # type: ignore[attr-defined]
-total=condition.slice.total, index=condition.slice.index)
+            total=condition.slice.total, index=condition.slice.index
+        )
     raise UnsupportedError(
         f"the embedded engine has no condition {type(condition).__name__}: rewrite the filter, "
         "or use a Qdrant server"

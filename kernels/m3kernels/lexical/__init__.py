@@ -25,9 +25,9 @@ def lexical_scores(q_csr: CSR, d_csr: CSR, *, backend: str | None = None) -> Ten
         score(q, d) = sum over the ids in both of w_q[id] * w_d[id]
 
     which is s_lex of the BGE-M3 paper (arXiv 2402.03216, section 3.2) and FlagEmbedding's
-    `compute_lexical_matching_score`. A row without terms scores 0.0. A stored weight of 0 counts as
-    no term, and a NaN or an infinity reaches the scores of the pairs that share its id and no
-    others.
+    `compute_lexical_matching_score`. A row without terms scores 0.0. A stored weight of 0
+    counts as no term. A NaN or an infinity reaches the scores of the pairs that share its id and
+    no others.
 
     Args:
         q_csr: the queries, (indptr (n_q + 1,) int64 or int32, indices (nnz,) int64 or int32,

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from m3kernels.packing import lengths, segment_ids
 
-# What a call holds at a time beside its arguments and its result; a single document (or pair)
-# that needs more takes what it needs. On a CPU the float32 copy of a block and its products stay
-# in the cache: 4 MiB is faster than one product over everything, and makes float16, bfloat16 and
-# int8 documents cost what float32 ones do. A GPU wants enough work in a launch instead.
-SCRATCH_BYTES_CPU = 4 << 20
+# What a call holds at a time beside its arguments, their float32 queries and its result; a single
+# document (or pair) that needs more takes what it needs. On a CPU a block that was widened to
+# float32 stays in the cache, so that float16, bfloat16 and int8 documents cost what float32 ones
+# do; smaller blocks lose to the threads' start. A GPU wants more work in a launch.
+SCRATCH_BYTES_CPU = 8 << 20
 SCRATCH_BYTES_GPU = 256 << 20
 
 # Query tokens in one product. Enough for the matrix units, and it bounds the products' size.
@@ -37,20 +37,18 @@ def maxsim_torch(
     """
     if scratch_bytes is None:
         scratch_bytes = SCRATCH_BYTES_CPU if queries.device.type == "cpu" else SCRATCH_BYTES_GPU
-    score = _score_all if pairs is None else _score_pairs
-    sums = score(
-        queries.float(),
-        cu_seqlens_q,
-        documents,
-        cu_seqlens_d,
-        pairs,
-        document_scales,
-        scratch_bytes // 4,
-    )
-    if reduction == "sum":
-        return sums
+    scratch = scratch_bytes // 4
+    widened = queries.float()
     n_tokens = lengths(cu_seqlens_q).clamp(min=1)
-    return sums / (n_tokens[:, None] if pairs is None else n_tokens[pairs[:, 0]])
+    if pairs is None:
+        n_tokens = n_tokens[:, None]
+        sums = _score_all(widened, cu_seqlens_q, documents, cu_seqlens_d, document_scales, scratch)
+    else:
+        n_tokens = n_tokens[pairs[:, 0]]
+        sums = _score_pairs(
+            widened, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales, scratch
+        )
+    return sums / n_tokens if reduction == "mean" else sums
 
 
 def _score_all(
@@ -58,7 +56,6 @@ def _score_all(
     cu_seqlens_q: Tensor,
     documents: Tensor,
     cu_seqlens_d: Tensor,
-    pairs: None,
     document_scales: Tensor | None,
     scratch: int,
 ) -> Tensor:
@@ -70,8 +67,10 @@ def _score_all(
         return out
     block_q = min(sum_q, _BLOCK_Q)
     starts = cu_seqlens_d.tolist()
+    # float32 documents are read where they lie; the others are copied.
+    floats = block_q if documents.dtype == torch.float32 else block_q + dim
     for first, last in _blocks(
-        cu_seqlens_d.cpu(), max_rows=scratch // (dim + block_q), max_sequences=scratch // sum_q
+        cu_seqlens_d.cpu(), max_rows=scratch // floats, max_sequences=scratch // sum_q
     ):
         rows = slice(starts[first], starts[last])
         block = documents[rows].float()  # (R, d)
@@ -126,7 +125,7 @@ def _score_pairs(
     scored = ((lengths_q > 0) & (lengths_d > 0)).nonzero()[:, 0]
     scored = scored[lengths_d[scored].argsort(descending=True, stable=True)]
     powers = torch.frexp(lengths_q[scored].float()).exponent
-    for power in powers.unique().tolist():
+    for power in torch.unique(powers).tolist():
         order = scored[powers == power]
         longest_q = int(lengths_q[order].max())
         sorted_lengths_d = lengths_d[order].tolist()

@@ -8,7 +8,7 @@ from torch import Tensor
 from m3kernels.packing import from_lengths, segment_ids
 
 # What the float32 copy of float16 and bfloat16 states may take.
-SCRATCH_BYTES = 16 << 20
+SCRATCH_BYTES = 8 << 20
 
 
 def sparse_max_torch(
