@@ -55,9 +55,6 @@ def main() -> None:
         app()
     except M3QdrantError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; what was stored stays", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # the reader, `head` for one, has gone
         sys.stderr.close()
         sys.exit(141)
@@ -106,7 +103,7 @@ def demo(
 
     from m3qdrant.demo import QUERIES, open_demo
 
-    with open_demo(encoder, location, progress=not as_json) as store:
+    with _interruptible(), open_demo(encoder, location, progress=not as_json) as store:
         if not as_json:
             info = store.info()
             print(
@@ -147,7 +144,7 @@ def ingest(
 
     stdin = sys.stdin if STDIN in paths else None
     source = open_sources(paths, text_field=text_field, id_field=id_field, stdin=stdin)
-    with _open(location, collection, model, create=True) as store:
+    with _interruptible(), _open(location, collection, model, create=True) as store:
         report = store.add(
             source.documents, max_length=max_length, progress=not as_json, total=source.total
         )
@@ -263,6 +260,16 @@ def _load(model: str) -> M3Encoder:
     from m3qdrant.encoder import M3Encoder
 
     return M3Encoder.from_pretrained(model)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C during long work is no accident to be reported at length."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; what was stored stays, and running it again goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @contextlib.contextmanager

@@ -214,17 +214,13 @@ def locate_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such directory, and the hub can't give it either.
     """
-    path = Path(name)
-    if str(name) in BUNDLED and not path.is_dir():
-        return Path(str(BUNDLED[str(name)]))
+    path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if (
-        path.is_absolute()
-        or path.exists()
-        or len(path.parts) > 2
-        or path.parts[:1] in ((".",), ("..",))
-    ):
+    if str(name) in BUNDLED:
+        return Path(str(BUNDLED[str(name)]))
+    # "org/model" may be a hub id; what looks like a path is not asked of the hub
+    if path.exists() or str(name).startswith((".", "/", "~", "\\")) or len(path.parts) > 2:
         raise CheckpointError(f"{name}: no such directory")
     return _fetch(str(name), revision)
 

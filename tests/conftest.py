@@ -9,6 +9,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# tests that start a process of their own find both packages, installed or not
+_ROOT = Path(__file__).parent.parent
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(_ROOT), str(_ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
 import pytest
 import torch
 from hypothesis import settings

@@ -1,7 +1,7 @@
 """The engine's types to qdrant-client's models. Pure.
 
-The engine's answers are well-formed, so the models are built without pydantic's validation, which would
-look at every number of every vector again.
+The engine's answers are well-formed, so the models are built without pydantic's validation, which
+would look at every number of every vector again.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def collection_info(
 ) -> models.CollectionInfo:
     """What `get_collection` gives: the stored configuration and the engine's counts.
 
-    The status is always green: the engine optimises only when `optimize` is called, and then waits.
+    The status is always green: the engine optimises only when `optimize` is called, and then
+    waits.
     """
     optimizers = config.optimizers_config
     settings = {} if optimizers is None else optimizers.model_dump(exclude_none=True)

@@ -1,14 +1,15 @@
 """Everything that is checked before the embedded engine sees it.
 
-The engine trusts its caller. A ragged multivector makes it panic *after* it has logged the write, so
-that every later opening replays the panic; one whose numbers happen to divide evenly is reshaped without
-a word; NaN, duplicate sparse indices and unequal sparse lengths are stored; a payload that nests too
-deep can be written but never read back; and a batch that it rejects half-way stays half-applied. So
-nothing here trusts the caller: a batch is checked whole, and either all of it is handed on or none.
+The engine trusts its caller. A ragged multivector makes it panic *after* it has logged the write,
+so that every later opening replays the panic; one whose numbers happen to divide evenly is
+reshaped without a word; NaN, duplicate sparse indices and unequal sparse lengths are stored; a
+payload that nests too deep can be written but never read back; and a batch that it rejects
+half-way stays half-applied. So nothing here trusts the caller: a batch is checked whole, and
+either all of it is handed on or none.
 
-The functions are pure. They don't only check, they also return what they checked, as arrays of float32
-that nobody else can change before the engine reads them (an array that was float32 and contiguous
-already is not copied: it is the caller's, who must leave it alone during the call).
+The functions are pure. They don't only check, they also return what they checked, as arrays of
+float32 that nobody else can change before the engine reads them (an array that was float32 and
+contiguous already is not copied: it is the caller's, who must leave it alone during the call).
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ __all__ = [
 ]
 
 MAX_MULTIVECTOR_NUMBERS = 1_048_576
-"""A multivector must have fewer numbers than this: a limit of Qdrant's server, not of this engine. We
-hold it here as well, or a collection could never move to a server."""
+"""A multivector must have fewer numbers than this: a limit of Qdrant's server, not of this engine.
+We hold it here as well, or a collection could never move to a server."""
 
 MAX_NESTING = 64
-"""How deep a payload, or a filter, may nest. The engine writes deeper ones to its log, but reads back
-at most 128 levels of its own encoding (a payload of about 120), and then can't open the collection."""
+"""How deep a payload, or a filter, may nest. The engine writes deeper ones to its log, but reads
+back at most 128 levels of its own encoding (a payload of about 120), and then can't open the
+collection."""
 
 _FLOAT16_MAX = 65504.0
 _UINT32_MAX = 2**32 - 1
@@ -99,7 +101,7 @@ Layout = Mapping[str, VectorSpec]
 """A collection's vectors by name."""
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A reason, before it is known which point and field it belongs to."""
 
 
@@ -158,7 +160,7 @@ def _rows(
         for i, point in enumerate(points):
             if not hasattr(point, "id") or not hasattr(point, "vector"):
                 raise InputError(
-                    f"point #{i} is a {type(point).__name__}: pass qdrant_client.models.PointStruct"
+                    f"point #{i} is a {type(point).__name__}: pass models.PointStruct"
                 )
             yield point.id, point.vector, getattr(point, "payload", None)
         return
@@ -192,11 +194,11 @@ def _check_point(i: int, id: Any, vector: Any, payload: Any, layout: Layout) -> 
         for field, value in named.items():
             spec = layout.get(field)
             if spec is None:
-                raise _Refused(_unknown_vector(field, layout))
+                raise _RefusedError(_unknown_vector(field, layout))
             vectors[field] = _check_vector(value, spec)
         field = "payload"
         return CheckedPoint(checked_id, vectors, _check_payload(payload))
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise PointError(shown, field or "vector", str(refused)) from None
     except InputError as error:
         raise PointError(shown, field or "vector", str(error)) from None
@@ -252,7 +254,7 @@ def check_query_vector(vector: Any, name: str | None, layout: Layout) -> Checked
         raise InputError(what + hint)
     try:
         return _check_vector(vector, spec)
-    except _Refused as refused:
+    except _RefusedError as refused:
         where = f"the query for the vector {name!r}" if name else "the query vector"
         raise InputError(f"{where}: {refused}") from None
 
@@ -263,14 +265,14 @@ def _pass_using(layout: Layout) -> str:
 
 def _check_vector(vector: Any, spec: VectorSpec) -> CheckedVector:
     if isinstance(vector, (models.Document, models.Image, models.InferenceObject)):
-        raise _Refused(
+        raise _RefusedError(
             f"a {type(vector).__name__} needs an inference service: encode it first, "
             "M3Encoder does it here"
         )
     if spec.kind == "sparse":
         return _check_sparse(vector, spec)
     if _is_sparse(vector):
-        raise _Refused(f"a sparse vector, where the collection keeps a {_words(spec)}")
+        raise _RefusedError(f"a sparse vector, where the collection keeps a {_words(spec)}")
     if spec.kind == "multi":
         return _check_multi(vector, spec)
     return _check_dense(vector, spec)
@@ -297,11 +299,11 @@ def _check_dense(vector: Any, spec: VectorSpec) -> NDArray[np.float32]:
     vector = _array(vector)
     if isinstance(vector, np.ndarray):
         if vector.ndim != 1:
-            raise _Refused(
+            raise _RefusedError(
                 f"an array of shape {vector.shape}, where the collection keeps a {_words(spec)}"
             )
         if len(vector) != spec.size:
-            raise _Refused(_wrong_size(len(vector), spec))
+            raise _RefusedError(_wrong_size(len(vector), spec))
         floats = _to_float32(vector)
     else:
         floats = np.frombuffer(_pack(vector, spec), dtype=np.float32)
@@ -313,14 +315,14 @@ def _check_multi(vector: Any, spec: VectorSpec) -> NDArray[np.float32]:
     vector = _array(vector)
     if isinstance(vector, np.ndarray) and vector.dtype != object:
         if vector.ndim != 2:
-            raise _Refused(
+            raise _RefusedError(
                 f"an array of shape {vector.shape}, where the collection keeps a {_words(spec)}: "
                 f"pass an array of shape (tokens, {spec.size})"
             )
         if vector.shape[0] == 0:
-            raise _Refused("no token: leave the vector out of the point instead")
+            raise _RefusedError("no token: leave the vector out of the point instead")
         if vector.shape[1] != spec.size:
-            raise _Refused(f"each token: {_wrong_size(vector.shape[1], spec)}")
+            raise _RefusedError(f"each token: {_wrong_size(vector.shape[1], spec)}")
         _check_tokens(len(vector), spec)
         floats = _to_float32(vector)
     else:
@@ -331,11 +333,13 @@ def _check_multi(vector: Any, spec: VectorSpec) -> NDArray[np.float32]:
 
 def _pack_rows(rows: Any, spec: VectorSpec) -> NDArray[np.float32]:
     if not isinstance(rows, (list, tuple, np.ndarray)):
-        raise _Refused(f"a {type(rows).__name__}, where the collection keeps a {_words(spec)}")
+        raise _RefusedError(
+            f"a {type(rows).__name__}, where the collection keeps a {_words(spec)}"
+        )
     if len(rows) == 0:
-        raise _Refused("no token: leave the vector out of the point instead")
+        raise _RefusedError("no token: leave the vector out of the point instead")
     if isinstance(rows[0], (int, float, np.number)):
-        raise _Refused(
+        raise _RefusedError(
             f"a flat list of {len(rows)} numbers, where the collection keeps a {_words(spec)}: "
             "pass a list of token vectors"
         )
@@ -346,19 +350,19 @@ def _pack_rows(rows: Any, spec: VectorSpec) -> NDArray[np.float32]:
         try:
             if isinstance(row, np.ndarray):
                 if row.shape != (spec.size,):
-                    raise _Refused(_wrong_size(row.size, spec))
+                    raise _RefusedError(_wrong_size(row.size, spec))
                 packed.append(_to_float32(row).tobytes())
             else:
                 packed.append(_pack(row, spec))
-        except _Refused as refused:
-            raise _Refused(f"token {i}: {refused}") from None
+        except _RefusedError as refused:
+            raise _RefusedError(f"token {i}: {refused}") from None
     return np.frombuffer(b"".join(packed), dtype=np.float32).reshape(len(rows), spec.size)
 
 
 def _check_tokens(tokens: int, spec: VectorSpec) -> None:
     most = (MAX_MULTIVECTOR_NUMBERS - 1) // spec.size
     if tokens > most:
-        raise _Refused(
+        raise _RefusedError(
             f"{tokens} tokens of {spec.size} numbers: Qdrant takes fewer than "
             f"{MAX_MULTIVECTOR_NUMBERS:,} numbers a multivector, here at most {most} tokens; "
             "shorten the text or split it into passages"
@@ -368,16 +372,18 @@ def _check_tokens(tokens: int, spec: VectorSpec) -> None:
 def _pack(row: Any, spec: VectorSpec) -> bytes:
     """A list of `spec.size` numbers as float32 bytes. `struct` checks the count and each type."""
     if not isinstance(row, (list, tuple)):
-        raise _Refused(f"a {type(row).__name__}, where {spec.size} numbers belong")
+        raise _RefusedError(f"a {type(row).__name__}, where {spec.size} numbers belong")
     try:
         return struct.pack(f"{spec.size}f", *row)
     except OverflowError:
-        raise _Refused("a number too large for float32: scale the vector") from None
+        raise _RefusedError("a number too large for float32: scale the vector") from None
     except struct.error:
         if len(row) != spec.size:
-            raise _Refused(_wrong_size(len(row), spec)) from None
+            raise _RefusedError(_wrong_size(len(row), spec)) from None
         i, bad = next((i, x) for i, x in enumerate(row) if not isinstance(x, (int, float)))
-        raise _Refused(f"position {i} is a {type(bad).__name__}, where a number belongs") from None
+        raise _RefusedError(
+            f"position {i} is a {type(bad).__name__}, where a number belongs"
+        ) from None
 
 
 def _wrong_size(size: int, spec: VectorSpec) -> str:
@@ -389,15 +395,15 @@ def _wrong_size(size: int, spec: VectorSpec) -> str:
 
 def _to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     if array.dtype.kind not in "fiu":
-        raise _Refused(f"an array of {array.dtype}: pass float32")
+        raise _RefusedError(f"an array of {array.dtype}: pass float32")
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported by _check_finite
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _check_finite(floats: NDArray[np.float32], spec: VectorSpec) -> None:
     flat = floats.reshape(-1)
-    # One dot product is the cheapest look at every number: NaN and infinity survive it. It may also
-    # overflow by itself, so only a failure looks closer.
+    # One dot product is the cheapest look at every number: NaN and infinity survive it. It may
+    # also overflow by itself, so only a failure looks closer.
     with np.errstate(over="ignore", invalid="ignore"):
         finite = math.isfinite(float(np.dot(flat, flat)))
         if not finite:
@@ -405,15 +411,15 @@ def _check_finite(floats: NDArray[np.float32], spec: VectorSpec) -> None:
             if len(bad):
                 row = f"token {int(bad[0]) // spec.size}, " if spec.kind == "multi" else ""
                 column = int(bad[0]) % spec.size if spec.kind == "multi" else int(bad[0])
-                raise _Refused(
+                raise _RefusedError(
                     f"{row}position {column} is {flat[bad[0]]}: every number must be finite, "
                     "look for an overflow or an empty input in the encoder"
                 )
             norms = np.square(floats).sum(axis=-1)
             if spec.cosine and not np.isfinite(norms).all():
-                raise _Refused("its squared norm overflows float32: scale the vector")
+                raise _RefusedError("its squared norm overflows float32: scale the vector")
     if spec.float16 and not spec.cosine and len(flat) and np.abs(flat).max() > _FLOAT16_MAX:
-        raise _Refused(
+        raise _RefusedError(
             f"holds {np.abs(flat).max():g}, and the collection keeps float16, at most 65504: "
             "scale the vector"
         )
@@ -421,19 +427,19 @@ def _check_finite(floats: NDArray[np.float32], spec: VectorSpec) -> None:
 
 def _check_sparse(vector: Any, spec: VectorSpec) -> Sparse:
     if not _is_sparse(vector):
-        raise _Refused(
+        raise _RefusedError(
             f"a {type(vector).__name__}, where the collection keeps a sparse vector: "
             "pass models.SparseVector(indices=..., values=...)"
         )
     indices, values = np.asarray(vector.indices), np.asarray(vector.values)
     if indices.ndim != 1 or indices.shape != values.shape:
-        raise _Refused(
+        raise _RefusedError(
             f"{indices.size} indices and {values.size} values: each index needs its value"
         )
     if len(indices) == 0:
         return Sparse(np.empty(0, np.uint32), np.empty(0, np.float32))
     if indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() > _UINT32_MAX:
-        raise _Refused("its indices must be integers from 0 to 4294967295")
+        raise _RefusedError("its indices must be integers from 0 to 4294967295")
     ids = np.ascontiguousarray(indices, dtype=np.uint32)
     weights = _to_float32(values)
     if (ids[1:] <= ids[:-1]).any():
@@ -441,7 +447,7 @@ def _check_sparse(vector: Any, spec: VectorSpec) -> Sparse:
         ids, weights = ids[order], weights[order]
         twice = np.flatnonzero(ids[1:] == ids[:-1])
         if len(twice):
-            raise _Refused(
+            raise _RefusedError(
                 f"the index {ids[twice[0]]} stands there twice: keep one value for each index"
             )
     _check_finite(weights, spec)
@@ -461,7 +467,7 @@ def check_json(value: Any, what: str) -> Any:
     """
     try:
         return _json(value, "", 0)
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise InputError(f"{what}: {refused}") from None
 
 
@@ -476,7 +482,7 @@ def _check_payload(payload: Any) -> dict[str, Any] | None:
     if payload is None:
         return None
     if not isinstance(payload, Mapping):
-        raise _Refused(f"a {type(payload).__name__}, where a dict belongs")
+        raise _RefusedError(f"a {type(payload).__name__}, where a dict belongs")
     checked: dict[str, Any] = _json(payload, "", 0)
     return checked
 
@@ -490,31 +496,31 @@ def _json(value: Any, path: str, depth: int) -> Any:
         value = value.item()
     if isinstance(value, int):
         if not -(2**63) <= value < 2**64:
-            raise _Refused(
+            raise _RefusedError(
                 f"{path or 'the value'} is {value}, beyond 64 bits: keep it as a string"
             )
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _Refused(f"{path or 'the value'} is {value}, which JSON lacks: use None")
+            raise _RefusedError(f"{path or 'the value'} is {value}, which JSON lacks: use None")
         return value
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     if isinstance(value, uuid.UUID):
         return str(value)
     if depth == MAX_NESTING:
-        raise _Refused(f"nests deeper than {MAX_NESTING} levels: flatten it")
+        raise _RefusedError(f"nests deeper than {MAX_NESTING} levels: flatten it")
     if isinstance(value, Mapping):
         out = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise _Refused(f"the key {key!r} under {path or 'the top'} is no string")
+                raise _RefusedError(f"the key {key!r} under {path or 'the top'} is no string")
             where = f"{path}.{key}" if path else key
             out[_text(key, where)] = _json(item, where, depth + 1)
         return out
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_json(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
-    raise _Refused(f"{path or 'the value'} is a {type(value).__name__}, which JSON lacks")
+    raise _RefusedError(f"{path or 'the value'} is a {type(value).__name__}, which JSON lacks")
 
 
 def _text(text: str, path: str) -> str:
@@ -522,7 +528,7 @@ def _text(text: str, path: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _Refused(
+            raise _RefusedError(
                 f"{path or 'the value'} holds half of a surrogate pair: "
                 "decode the text with errors='replace'"
             ) from None

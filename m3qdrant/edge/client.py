@@ -31,8 +31,9 @@ from m3qdrant.errors import (
 __all__ = ["QdrantEdge"]
 
 _NO_EFFECT = frozenset({"wait", "ordering", "timeout", "consistency", "max_retries", "method"})
-"""Arguments of qdrant-client that settle how a request reaches a cluster. Here every write is done and
-flushed when the call returns, and every read sees it, so they are accepted and change nothing."""
+"""Arguments of qdrant-client that settle how a request reaches a cluster. Here every write is done
+and flushed when the call returns, and every read sees it, so they are accepted and change
+nothing."""
 
 _CLUSTER = frozenset(
     {
@@ -44,7 +45,7 @@ _CLUSTER = frozenset(
         "strict_mode_config",
     }
 )
-"""Arguments of `create_collection` that lay a collection out over a cluster or guard a shared server."""
+"""Arguments of `create_collection` that concern a cluster or a shared server."""
 
 
 class QdrantEdge(QdrantBase):
@@ -55,15 +56,15 @@ class QdrantEdge(QdrantBase):
             client.upsert("docs", points)
             client.query_points("docs", query, using="dense", limit=10)
 
-    The directory holds any number of collections and appears with the first one. A collection is opened
-    at its first use and stays open, in one process at a time, until `close`. Several `QdrantEdge` over
-    one directory may work side by side, on different collections.
+    The directory holds any number of collections and appears with the first one. A collection is
+    opened at its first use and stays open, in one process at a time, until `close`. Several
+    `QdrantEdge` over one directory may work side by side, on different collections.
 
     Everything is checked before it is written: a batch with one bad point is refused whole. An
-    acknowledged write has been flushed. Threads may share a client; calls on one collection take turns.
-    Vectors may be numpy arrays wherever lists are taken; float32 arrays are the fastest, also inside
-    `models.PointStruct.model_construct(id=..., vector={"dense": array}, payload=...)`, which spares
-    pydantic's look at every number.
+    acknowledged write has been flushed. Threads may share a client; calls on one collection take
+    turns. Vectors may be numpy arrays wherever lists are taken; float32 arrays are the fastest,
+    also inside `models.PointStruct.model_construct(id=..., vector={"dense": array}, payload=...)`,
+    which spares pydantic's look at every number.
 
     Args:
         path: the directory.
@@ -216,8 +217,8 @@ class QdrantEdge(QdrantBase):
         changes = sorted(k for k, v in kwargs.items() if v is not None and k not in _NO_EFFECT)
         if changes:
             raise UnsupportedError(
-                f"the embedded engine can't change {', '.join(changes)} of an existing collection: "
-                "create another one and copy the points with scroll and upsert"
+                f"the embedded engine can't change {', '.join(changes)} of an existing "
+                "collection: create another one and copy the points with scroll and upsert"
             )
         shard = self._shard(collection_name)
         with shard.use("update"):
@@ -248,8 +249,8 @@ class QdrantEdge(QdrantBase):
     def optimize(self, collection_name: str) -> bool:
         """Build the indexes and merge segments, now; returns whether there was anything to do.
 
-        The engine never does it by itself: call it after a bulk ingest. It holds the GIL, and needs
-        the collection's size on the disk once more until `close`.
+        The engine never does it by itself: call it after a bulk ingest. It holds the GIL, and
+        needs the collection's size on the disk once more until `close`.
         """
         with self._shard(collection_name).use("optimize") as engine:
             return engine.optimize()
@@ -488,7 +489,10 @@ class QdrantEdge(QdrantBase):
         with_vectors: bool | Sequence[str] = False,
         **kwargs: Any,
     ) -> tuple[list[models.Record], int | str | None]:
-        """A page of points by id, or by an indexed field, and the id that the next page starts with."""
+        """A page of points, by id or by an indexed field, and the id that starts the next page.
+
+        In the order of a field there is no next page: continue with `order_by.start_from`.
+        """
         _accept(kwargs)
         shard = self._shard(collection_name)
         if order_by is not None and offset is not None:
@@ -560,7 +564,7 @@ class QdrantEdge(QdrantBase):
         lookup_from: models.LookupLocation | None = None,
         **kwargs: Any,
     ) -> types.QueryResponse:
-        """The best points for a query: a vector of any kind, a fusion of prefetches, or a formula."""
+        """The best points for a query: a vector of any kind, a fusion of prefetches, a formula."""
         _accept(kwargs)
         request = models.QueryRequest.model_construct(
             query=query,
@@ -582,7 +586,8 @@ class QdrantEdge(QdrantBase):
     ) -> list[types.QueryResponse]:
         """Several queries at once, which the engine plans together.
 
-        As on a server, a request's `with_payload` defaults to none here, and to all in `query_points`.
+        As on a server, a request's `with_payload` defaults to none here, and to all in
+        `query_points`.
         """
         _accept(kwargs)
         shard = self._shard(collection_name)
@@ -617,7 +622,8 @@ class QdrantEdge(QdrantBase):
                 if not directory.exists():
                     names = ", ".join(map(repr, sidecar.collection_names(self.path))) or "none"
                     raise CollectionNotFoundError(
-                        f"there is no collection {collection_name!r} in {self.path}; it has {names}"
+                        f"there is no collection {collection_name!r} in {self.path}: "
+                        f"it has {names}"
                     )
                 shard = self._shards[collection_name] = Shard(directory)
             return shard

@@ -1,8 +1,8 @@
 """One process, and one client in it, at a time: a lock on a collection's directory.
 
-The engine has a lock of its own, on its write-ahead log, but takes it too late: a second process that
-tries to open a collection rewrites files under the first one's feet before it is turned away, and the
-first one's next write fails. So the engine isn't called at all without this lock.
+The engine has a lock of its own, on its write-ahead log, but takes it too late: a second process
+that tries to open a collection rewrites files under the first one's feet before it is turned away,
+and the first one's next write fails. So the engine isn't called at all without this lock.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DirectoryLock:
             file.close()
             if self._key in _held_here:
                 raise StoreLockedError(
-                    f"{directory} is open in this process already: use that client, or close it first"
+                    f"{directory} is open in this process already: use that client, or close it"
                 ) from error
             raise StoreLockedError(
                 f"{directory} is open in another process: close it there, or run a Qdrant server "

@@ -1,8 +1,8 @@
 """One open collection: its lock, its process, and the engine's failures as our errors.
 
-The engine reports most failures as a bare `Exception` and the worst as a panic, which isn't even an
-`Exception`. It bears no second process, and hangs in a forked child, whose copy lacks the engine's
-threads. `Shard` turns each of these into an error that says what to do.
+The engine reports most failures as a bare `Exception` and the worst as a panic, which isn't even
+an `Exception`. It bears no second process, and hangs in a forked child, whose copy lacks the
+engine's threads. `Shard` turns each of these into an error that says what to do.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Shard:
             engine.flush()
 
     def replace_config(self, config: models.CreateCollection) -> None:
-        """Store another configuration (the metadata; the engine's own settings stay as they are)."""
+        """Store other metadata; the engine's own settings must stay as they are."""
         with self.use("update the configuration of"):
             sidecar.write(self.directory, config)
             self.config = config
@@ -119,8 +119,8 @@ def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
     if not (shard / "edge_config.json").is_file() or not any(shard.glob("segments/*")):
         raise StoreDamagedError(f"{shard} holds no data of the embedded engine: restore the files")
     try:
-        # Naming the configuration makes the engine compare it with the data. A configuration of other
-        # data would let through what the checks are there to stop.
+        # Naming the configuration makes the engine compare it with the data. A configuration of
+        # other data would let through what the checks are there to stop.
         return edge.EdgeShard.load(str(shard), translate.shard_config(config))
     except BaseException as error:
         if not _from_engine(error):
@@ -130,8 +130,9 @@ def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
                 f"{directory} is open in a program that uses the engine without m3qdrant: close it"
             ) from error
         raise StoreDamagedError(
-            f"{directory} can't be opened, its files are damaged or of another version of the engine "
-            f"({_first_line(error)}): restore them from a copy, or delete the collection and ingest again"
+            f"{directory} can't be opened ({_first_line(error)}): its files are damaged, or of "
+            "another version of the engine; restore them from a copy, or delete the collection "
+            "and ingest again"
         ) from error
 
 

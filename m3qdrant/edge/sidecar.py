@@ -1,13 +1,12 @@
 """Where a collection lies on the disk, and the configuration that lies beside its data.
 
-    PATH/NAME/collection.json    what the engine doesn't keep: the configuration as qdrant-client gave
-                                 it, and the user's metadata
+    PATH/NAME/collection.json    the configuration as qdrant-client gave it, with the metadata
     PATH/NAME/shard/             the engine's own files
     PATH/NAME/lock               held by the process that has the collection open
     PATH/.making-*, .deleting-*  a creation or deletion that was cut off: safe to remove
 
-A collection is made under another name and renamed when it is whole, and renamed before it is removed.
-A crash therefore leaves either the collection or no collection.
+A collection is made under another name and renamed when it is whole, and renamed before it is
+removed. A crash therefore leaves either the collection or no collection.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(c) for c in range(32)} | {"\x7f"}
 
 
 def check_name(name: Any) -> str:
-    """A collection's name, which must be one that a server takes and that stays in the directory."""
+    """A collection's name: one that a server takes, and that stays in the directory."""
     if not isinstance(name, str) or not name:
         raise InputError(f"{name!r} is no collection name: use a string of at least one character")
     bad = sorted(_FORBIDDEN.intersection(name))
@@ -76,8 +75,8 @@ def check_root(root: Path) -> None:
         raise StoreDamagedError(f"{root} is a bare qdrant-edge shard, not a directory of ours")
     if (root / "meta.json").is_file() and (root / "collection").is_dir():
         raise StoreDamagedError(
-            f"{root} was written by QdrantClient(path=...), another format: pass a new directory and "
-            "copy the points over with scroll and upsert"
+            f"{root} was written by QdrantClient(path=...), another format: pass a new directory "
+            "and copy the points over with scroll and upsert"
         )
 
 
@@ -101,7 +100,7 @@ def read(directory: Path) -> models.CreateCollection:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreDamagedError(
-            f"{directory} holds no {FILE}: it is no collection of ours, or its creation was damaged"
+            f"{directory} holds no {FILE}: it is no collection of ours"
         ) from None
     except (OSError, ValueError) as error:
         raise StoreDamagedError(
@@ -139,7 +138,7 @@ def write(directory: Path, config: models.CreateCollection) -> None:
 
 @contextlib.contextmanager
 def making(directory: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `directory` when the block ends, and vanishes if it fails.
+    """A temporary directory that becomes `directory` when the block ends, or vanishes if it fails.
 
     Raises:
         FileExistsError: something took the name in the meantime.

@@ -1,8 +1,8 @@
 """qdrant-client's models to the engine's types. Pure: nothing here touches a collection.
 
-What the engine can't express raises `UnsupportedError` with what to use instead; what no engine could
-take raises `InputError`. Models are told apart by their class's name, because the newer ones don't exist
-in every version of qdrant-client that this package runs with.
+What the engine can't express raises `UnsupportedError` with what to use instead; what no engine
+could take raises `InputError`. Models are told apart by their class's name, because the newer ones
+don't exist in every version of qdrant-client that this package runs with.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _E = TypeVar("_E", bound=Enum)
 
 
 def shard_config(config: models.CreateCollection) -> edge.EdgeConfig:
-    """The engine's configuration of a collection. Server-wide settings (shards, replicas) have no part."""
+    """The engine's configuration of a collection."""
     vectors: dict[str, edge.EdgeVectorParams] | edge.EdgeVectorParams | None = None
     if isinstance(config.vectors, models.VectorParams):
         vectors = _dense_params(config.vectors, config.hnsw_config)
@@ -208,7 +208,7 @@ def _plain(name: Any) -> str:
 
 
 def point(checked: CheckedPoint) -> edge.Point:
-    """A checked point. Its arrays are read in place, row by row, without a list of Python floats."""
+    """A checked point. The engine reads its arrays in place, row by row."""
     vectors = {name: vector(v) for name, v in checked.vectors.items()}
     # an unnamed vector goes by itself, unless it has company
     only = vectors[""] if len(vectors) == 1 and "" in vectors else vectors
@@ -223,10 +223,13 @@ def update_mode(mode: Any) -> edge.UpdateMode | None:
 def vector(checked: CheckedVector) -> Any:
     """A checked vector, in the form that the engine reads fastest."""
     if isinstance(checked, Sparse):
-        return edge.SparseVector(checked.indices.data, checked.values.data)  # type: ignore[arg-type]
+        indices: Any = checked.indices.data
+        values: Any = checked.values.data
+        return edge.SparseVector(indices, values)
     if checked.ndim == 1:
         return checked.data
-    # A (tokens, size) array as one flat buffer, cut into rows: half the time of `tolist`.
+    # A (tokens, size) array as one flat buffer, cut into rows: half the time of `tolist`, and
+    # less than that of the array itself, whose every number the bindings fetch by index.
     rows, stride = checked.reshape(-1).data.cast("B"), checked.shape[1] * checked.itemsize
     return [rows[i : i + stride].cast("f") for i in range(0, len(rows), stride)]
 
@@ -352,8 +355,8 @@ def _match(match: Any) -> Any:
         raise UnsupportedError(f"the embedded engine has no {name}: use MatchValue or MatchText")
     value = getattr(match, field)
     if isinstance(value, bool):
-        # The bindings try integers before booleans and take True for 1, which then matches nothing.
-        # Numpy's boolean is no integer to them.
+        # The bindings try integers before booleans and take True for 1, which then matches
+        # nothing. Numpy's boolean is no integer to them.
         value = np.bool_(value)
     return getattr(edge, name)(value)
 

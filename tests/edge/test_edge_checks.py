@@ -1,5 +1,7 @@
-"""What would damage a collection is refused before the engine sees it, and nothing of its batch is
-written. Each trap here once panicked the engine, or was stored as something else."""
+"""What would damage a collection is refused before the engine sees it, with all of its batch.
+
+Each trap here panicked the engine, or was stored as something else, when it got through.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ TRAPS: dict[str, tuple[models.PointStruct, str, str]] = {
     # name: (point, field, words of the reason)
     "ragged": (point(9, colbert=[ROW, ROW[:3]]), "colbert", "token 1: 3 numbers.*keeps 4"),
     "ragged-even": (
-        point(9, colbert=[ROW[:3], ROW + [0.1], ROW]),
+        point(9, colbert=[ROW[:3], [*ROW, 0.1], ROW]),
         "colbert",
         "token 0: 3 numbers",
     ),

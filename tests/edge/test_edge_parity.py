@@ -1,5 +1,8 @@
-"""QdrantEdge answers as qdrant-client's in-memory mode does: the same ids in the same order and the same
-scores, for every kind of query and filter. Points of equal score may change places."""
+"""QdrantEdge answers as qdrant-client's in-memory mode does.
+
+The same ids in the same order and the same scores, for every kind of query and filter; points of
+equal score may change places.
+"""
 
 from __future__ import annotations
 
@@ -354,7 +357,8 @@ def assert_same(
 ) -> None:
     """The same scores in order, and the same ids, where equal scores leave their order open.
 
-    Ranks give ties, as no two inner products do: with `ties` the limit may have cut through the last.
+    Ranks give ties, as no two inner products do: with `ties` the limit may have cut through the
+    last.
     """
     assert len(expected) == len(got)
     for x, y in zip(expected, got, strict=True):
@@ -490,7 +494,7 @@ INDEXES: list[Any] = [
 
 
 def test_order_by_and_facet_need_an_index(clients: tuple[QdrantClient, QdrantEdge]) -> None:
-    memory, embedded = clients
+    _, embedded = clients
     with pytest.raises(InputError, match=r"facet needs an index on 'lang'.*create_payload_index"):
         embedded.facet(NAME, "lang")
     with pytest.raises(InputError, match="order_by needs an index on 'n'"):

@@ -105,7 +105,7 @@ def test_nothing_is_made_before_the_first_collection(path: Path) -> None:
         assert client.get_collections().collections == []
         assert not client.collection_exists(NAME)
         assert not client.delete_collection(NAME)
-        with pytest.raises(CollectionNotFoundError, match="'docs'.*it has none"):
+        with pytest.raises(CollectionNotFoundError, match=r"'docs'.*it has none"):
             client.count(NAME)
         assert not path.exists()
         create(client)
@@ -166,7 +166,7 @@ def test_several_collections(client: QdrantEdge, path: Path) -> None:
     assert [client.count(n).count for n in names] == [0, 20, 3]
     with pytest.raises(CollectionExistsError, match="'docs' exists"):
         create(client)
-    with pytest.raises(CollectionNotFoundError, match="'doc'.*it has 'another one', 'docs', '日"):
+    with pytest.raises(CollectionNotFoundError, match=r"'doc'.*it has 'another one', 'docs', '日"):
         client.count("doc")
     assert client.delete_collection("another one")
     assert not client.collection_exists("another one")
@@ -547,7 +547,7 @@ def test_directories_of_others(tmp_path: Path, client: QdrantEdge, path: Path) -
     (tmp_path / "home" / "photos").mkdir(parents=True)
     with QdrantEdge(tmp_path / "home") as among:
         assert among.get_collections().collections == []
-        with pytest.raises(StoreDamagedError, match="photos holds no collection.json"):
+        with pytest.raises(StoreDamagedError, match=r"photos holds no collection\.json"):
             among.count("photos")
         with pytest.raises(StoreDamagedError, match="photos is in the way"):
             create(among, "photos")
