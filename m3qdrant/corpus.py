@@ -94,7 +94,9 @@ def _from_compiled() -> Iterator[Document]:
         if not _is_compiled(module_name):
             continue
         try:
-            module = importlib.import_module(module_name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # some are deprecated, and still documented
+                module = importlib.import_module(module_name)
         except ImportError:
             continue  # not built on this machine
         yield from _document(module_name, "", module.__doc__, module_name, "module")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,27 +15,31 @@ from m3qdrant.verify import Verification
 
 __all__ = ["print_hits", "print_verification"]
 
-_SNIPPET = 240
+_SNIPPET = 110  # characters
 
 
 def print_hits(query: str, mode: str, hits: Sequence[Hit]) -> None:
     """A table of hits: rank, total score, the three component scores, id and snippet."""
-    table = Table(title=_plain(f"{query}  ({mode})"), title_justify="left", expand=True)
+    if not hits:
+        Console().print(_plain(f"{query}  ({mode}): nothing found"))
+        return
+    table = _table(f"{query}  ({mode})")
     table.add_column("", justify="right")
     for name in ("score", "dense", "sparse", "colbert"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("document", overflow="fold")
     for rank, hit in enumerate(hits, 1):
         numbers = (hit.score, *(hit.scores[name] for name in ("dense", "sparse", "colbert")))
-        document = Text.assemble(_plain(f"{hit.id}\n", "bold"), _plain(hit.text[:_SNIPPET], "dim"))
+        # many a text begins with what it is called
+        snippet = textwrap.shorten(hit.text.removeprefix(hit.id), _SNIPPET, placeholder=" ...")
+        document = Text("\n").join([_plain(hit.id, "bold"), _plain(snippet, "dim")])
         table.add_row(str(rank), *(f"{number:.3f}" for number in numbers), document)
-    console = Console()
-    console.print(table if hits else _plain(f"{query}  ({mode}): nothing found"))
+    Console().print(table)
 
 
 def print_verification(result: Verification) -> None:
     """A table of the published figures beside the computed ones."""
-    table = Table(title=_plain(f"BGE-M3's published figures and {result.model}"))
+    table = _table(f"BGE-M3's published figures and {result.model}")
     table.add_column("figure")
     for name in ("published", "computed", "difference"):
         table.add_column(name, justify="right")
@@ -49,7 +55,13 @@ def print_verification(result: Verification) -> None:
     Console().print(table)
 
 
+def _table(title: str) -> Table:
+    return Table(
+        title=_plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+
+
 def _plain(text: str, style: str = "") -> Text:
     """`text` on one line without control characters, which could drive the reader's terminal."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-    return Text(line + ("\n" if text.endswith("\n") else ""), style)
+    return Text(line, style)

@@ -84,7 +84,6 @@ def load(
         [sys.executable, "-c", _LOADER, json.dumps(calls)],
         env={
             **inherited,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OMP_NUM_THREADS": "1",
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(cache),

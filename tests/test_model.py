@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
@@ -93,7 +94,7 @@ def pair(request: pytest.FixtureRequest, checkpoint: Path) -> tuple[M3Model, Any
         directory,
         add_pooling_layer=False,
         attn_implementation="eager",
-        dtype=torch.float32,
+        dtype=torch.float64,  # so that what is measured is our error alone
         use_safetensors=(directory / "model.safetensors").exists(),
     )
     return M3Model.load(directory, torch.float32), theirs.eval().requires_grad_(False)
@@ -111,7 +112,8 @@ def assert_forward_agrees(ours: M3Model, theirs: Any, rows: list[list[int]]) -> 
     packing = Packing.of([len(row) for row in rows], torch.device("cpu"))
     flat = torch.tensor([token for row in rows for token in row])
     actual = ours(flat, torch.tensor(positions), packing)
-    torch.testing.assert_close(actual, expected[mask.bool()], rtol=0, atol=1e-5)
+    # at 128 tokens transformers' own float32 is 1.4e-5 off as well
+    torch.testing.assert_close(actual.double(), expected[mask.bool()], rtol=0, atol=2e-5)
 
 
 # any ids of the vocabularies; pads (1) are common enough to stand inside many rows
@@ -209,11 +211,17 @@ def test_loading_leaves_transformers_logging_as_it_was(checkpoint: Path, copy: P
     from transformers.utils import logging
 
     (copy / "model.safetensors").write_bytes(b"")
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    M3Model.load(checkpoint, torch.float32)
-    with pytest.raises(CheckpointError):
-        M3Model.load(copy, torch.float32)
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    try:
+        M3Model.load(checkpoint, torch.float32)
+        assert logging.get_verbosity() == logging.INFO
+        with pytest.raises(CheckpointError):
+            M3Model.load(copy, torch.float32)
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity(before)
 
 
 # -- damaged checkpoints
@@ -376,11 +384,27 @@ def test_code_in_a_pickle_does_not_run(copy: Path, tmp_path: Path, name: str) ->
         M3Encoder.from_pretrained(copy)
     assert str(copy / name) in str(caught.value)
     assert not marker.exists()
-    # torch's own advice, to load it without weights_only, would be the worst remedy
-    assert "trust" not in str(caught.value)
-    assert "weights_only" not in str(caught.value)
     torch.load(copy / name, weights_only=False)  # the trap was a real one
     assert marker.exists()
+
+
+@pytest.mark.parametrize("name", [SPARSE, "pytorch_model.bin"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "bare-pickle"])
+def test_nobody_is_advised_to_run_a_pickles_code(
+    copy: Path, tmp_path: Path, name: str, legacy: bool
+) -> None:
+    """Torch's own message is such an advice: load it with weights_only=False."""
+    (copy / "model.safetensors").unlink()
+    payload = {"weight": Payload(tmp_path / "it-ran"), "bias": 0}
+    if legacy:
+        (copy / name).write_bytes(pickle.dumps(payload, protocol=2))
+    else:
+        torch.save(payload, copy / name)
+    (copy / "pytorch_model.bin").touch()
+    with pytest.raises(CheckpointError) as caught:
+        M3Encoder.from_pretrained(copy)
+    assert str(copy / name) in str(caught.value)
+    assert not re.search("weights_only|only if you", str(caught.value))
 
 
 # -- finding one

@@ -755,10 +755,13 @@ rest of it. Texts are cut to {evaluation_tokens} tokens. "All" sums the scores w
     python train_m3_tiny.py --out m3-tiny --translations LISTS --docstrings DIR... {options}
 
 Seed {seed}; {steps} steps of {batch} pairs took {minutes:.0f} minutes on two shared CPU cores in
-bf16 autocast. A limit in minutes makes the number of steps depend on the machine. Word vectors
-start from a truncated SVD of the texts, and attention starts by passing its input on, so that the
-dense vector begins as a bag of words. The loss is contrastive within the batch for each head and
-for their weighted sum, whose ranking each head also learns (self-distillation, as in BGE-M3).
+bf16 autocast. Word vectors start from a truncated SVD of the texts, and attention starts by passing
+its input on, so that the dense vector begins as a bag of words. The loss is contrastive within the
+batch for each head and for their weighted sum, whose ranking each head also learns
+(self-distillation, as in BGE-M3).
+
+A second run gives a model of the same kind and not the same bits: the tokenizer's trainer orders
+tokens of equal score at random, and a limit in minutes leaves the number of steps to the machine.
 
 ## Data and licences
 

@@ -89,6 +89,8 @@ def collection_info(
             hnsw_config=models.HnswConfig(**hnsw_settings(config.hnsw_config)),
             optimizer_config=models.OptimizersConfig(
                 **{
+                    "deleted_threshold": 0.2,
+                    "vacuum_min_vector_number": 1000,
                     "default_segment_number": 0,
                     "indexing_threshold": 10_000,
                     "flush_interval_sec": 0,

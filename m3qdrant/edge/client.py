@@ -18,7 +18,7 @@ from qdrant_client.conversions import common_types as types
 from m3qdrant.edge import answers, sidecar, translate
 from m3qdrant.edge.checks import check_id, check_ids, check_json, check_path, check_points
 from m3qdrant.edge.lock import DirectoryLock
-from m3qdrant.edge.shard import Shard, check_process, create_shard
+from m3qdrant.edge.shard import Shard, check_process, create_shard, engine_errors
 from m3qdrant.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -165,13 +165,14 @@ class QdrantEdge(QdrantBase):
             raise InputError(f"the configuration of {collection_name!r}: {error}") from error
         with self._lock:
             self._refuse_existing(collection_name, directory)
-            try:
-                with sidecar.making(directory) as temporary:
-                    create_shard(temporary, config, collection_name)
-                    sidecar.write(temporary, config)
-            except FileExistsError:
-                self._refuse_existing(collection_name, directory)
-                raise
+            with engine_errors("create", collection_name):
+                try:
+                    with sidecar.making(directory) as temporary:
+                        create_shard(temporary, config)
+                        sidecar.write(temporary, config)
+                except FileExistsError:
+                    self._refuse_existing(collection_name, directory)
+                    raise
         return True
 
     def _refuse_existing(self, name: str, directory: Path) -> None:
@@ -241,7 +242,8 @@ class QdrantEdge(QdrantBase):
                 shard.close()
             lock = DirectoryLock(directory)
             try:
-                sidecar.remove(directory)
+                with engine_errors("delete", collection_name):
+                    sidecar.remove(directory)
             finally:
                 lock.release()
         return True

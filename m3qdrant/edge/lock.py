@@ -11,7 +11,7 @@ import os
 from io import TextIOWrapper
 from pathlib import Path
 
-from m3qdrant.errors import StoreLockedError, UnsupportedError
+from m3qdrant.errors import EngineError, StoreLockedError, UnsupportedError
 
 try:
     import fcntl
@@ -34,6 +34,7 @@ class DirectoryLock:
 
         Raises:
             StoreLockedError: it is taken, in another process or in this one.
+            EngineError: the directory can't be written.
         """
         self._file: TextIOWrapper | None = None
         if fcntl is None:
@@ -42,10 +43,15 @@ class DirectoryLock:
                 "run a Qdrant server"
             )
         self._key = os.path.realpath(directory)
-        file = (directory / FILE).open("a", encoding="ascii")
+        try:
+            file = (directory / FILE).open("a", encoding="ascii")
+        except OSError as error:
+            raise EngineError(
+                f"{directory} can't be written ({error}): check its rights"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.close()
             if self._key in _held_here:
                 raise StoreLockedError(
@@ -54,6 +60,11 @@ class DirectoryLock:
             raise StoreLockedError(
                 f"{directory} is open in another process: close it there, or run a Qdrant server "
                 "for several processes"
+            ) from error
+        except OSError as error:
+            file.close()
+            raise EngineError(
+                f"{directory} can't be locked ({error}): use a disk of this machine"
             ) from error
         self._file = file
         _held_here.add(self._key)

@@ -28,7 +28,7 @@ from m3qdrant.errors import (
     StoreLockedError,
 )
 
-__all__ = ["Shard", "check_process", "create_shard"]
+__all__ = ["Shard", "check_process", "create_shard", "engine_errors"]
 
 
 class Shard:
@@ -106,11 +106,10 @@ def check_process(pid: int, path: Path) -> None:
         )
 
 
-def create_shard(directory: Path, config: models.CreateCollection, name: str) -> None:
-    """Make the data of an empty collection `name` in `directory`."""
-    with engine_errors("create", name):
-        shard_config = translate.shard_config(config)
-        edge.EdgeShard.create(str(directory / sidecar.SHARD), shard_config).close()
+def create_shard(directory: Path, config: models.CreateCollection) -> None:
+    """Make the data of an empty collection in `directory`."""
+    shard_config = translate.shard_config(config)
+    edge.EdgeShard.create(str(directory / sidecar.SHARD), shard_config).close()
 
 
 def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:

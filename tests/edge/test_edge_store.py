@@ -221,6 +221,15 @@ def test_a_creation_that_fails_leaves_nothing(path: Path) -> None:
         )
 
 
+def test_a_path_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with (
+        QdrantEdge(tmp_path / "file" / "data") as client,
+        pytest.raises(EngineError, match="could not create the collection 'docs'"),
+    ):
+        create(client)
+
+
 def test_optimize_and_flush(client: QdrantEdge) -> None:
     client.upsert(NAME, points(20, 400))
     query = np.ones(DIM)
@@ -298,7 +307,7 @@ with QdrantEdge(sys.argv[1]) as client:
     assert len(locked) == 3
     assert all(f"{path / NAME} is open in another process" in line for line in locked)
     assert names == "['docs']"
-    client.upsert(NAME, points(20, 25))
+    client.upsert(NAME, points(20, 25))  # the engine by itself would fail here, see lock.py
     client.close()
     done = run(code, str(path))
     assert done.stdout == "[]\n", "with the lock gone, the second process deleted it"
