@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from m3qdrant.errors import DocumentError
+from m3qdrant.errors import DocumentError, InputError
+from m3qdrant.payload import plain_json
 
 __all__ = ["OURS", "TEXT", "Document"]
 
@@ -27,7 +27,8 @@ class Document:
     Attributes:
         id: what names the document; adding the same id again replaces it.
         text: what is encoded and stored.
-        payload: JSON values to filter by and to get back; its keys must not be "text" or "_m3".
+        payload: JSON values to filter by and to get back (dates become ISO 8601 strings); its keys
+            must not be "text" or "_m3".
     """
 
     id: str
@@ -110,14 +111,10 @@ def _check_utf8(name: str, field: str, value: str) -> None:
 def _check_payload(name: str, payload: Any) -> dict[str, Any]:
     if not isinstance(payload, Mapping):
         raise DocumentError(name, "payload", f"{type(payload).__name__}; give a mapping")
-    for key in payload:
-        if not isinstance(key, str):
-            raise DocumentError(name, "payload", f"key {key!r} is not a string")
-        if key in (TEXT, OURS):
-            raise DocumentError(name, "payload", f"key {key!r} is m3qdrant's own; rename it")
+    for key in (TEXT, OURS):
+        if key in payload:
+            raise DocumentError(name, "payload", f"the key {key!r} is m3qdrant's own; rename it")
     try:
-        return dict(json.loads(json.dumps(dict(payload), allow_nan=False)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DocumentError(
-            name, "payload", f"not JSON: {error}; use strings, finite numbers, lists and mappings"
-        ) from error
+        return dict(plain_json(payload))
+    except InputError as error:
+        raise DocumentError(name, "payload", str(error)) from error

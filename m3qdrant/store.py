@@ -375,9 +375,11 @@ class M3Store:
             ids,
             [(name, part.points) for (name, _), part in zip(components, answers, strict=True)],
         )
-        return [
+        hits = [
             _hit(point, score, mode) for point, score in zip(answer.points, scores, strict=True)
         ]
+        # the engine may give equal scores in any order; the same search gives the same list
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
     # -- the collection behind it
 

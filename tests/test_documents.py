@@ -7,6 +7,7 @@ import math
 import uuid
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,12 +68,18 @@ def test_point_ids_are_valid_and_differ(id: str) -> None:
         ({"id": 1.5, "text": "x"}, "1.5", "id", "float"),
         ({"id": True, "text": "x"}, "True", "id", "bool"),
         ({"id": "a", "text": "x", "payload": [1]}, "a", "payload", "mapping"),
-        ({"id": "a", "text": "x", "payload": {1: 2}}, "a", "payload", "not a string"),
+        (
+            {"id": "a", "text": "x", "payload": {1: 2}},
+            "a",
+            "payload",
+            "key 1 under the top is no string",
+        ),
         ({"id": "a", "text": "x", "payload": {"text": "y"}}, "a", "payload", "rename"),
         ({"id": "a", "text": "x", "_m3": "y"}, "a", "payload", "rename"),
-        ({"id": "a", "text": "x", "score": math.nan}, "a", "payload", "JSON"),
-        ({"id": "a", "text": "x", "day": dt.date.today()}, "a", "payload", "JSON"),
-        (Document("a", "x", {"s": {1, 2}}), "a", "payload", "JSON"),
+        ({"id": "a", "text": "x", "score": math.nan}, "a", "payload", "score is nan"),
+        ({"id": "a", "text": "x", "n": [1, {"m": 2**64}]}, "a", "payload", "n[1].m is"),
+        (Document("a", "x", {"s": object()}), "a", "payload", "s is a object"),
+        ({"id": "a", "text": "x", "s": "\udc80"}, "a", "payload", "s holds half"),
     ],
 )
 def test_faults_name_the_document_the_field_and_the_remedy(
@@ -88,8 +95,17 @@ def test_faults_name_the_document_the_field_and_the_remedy(
 def test_a_payload_that_contains_itself() -> None:
     loop: dict[str, Any] = {}
     loop["self"] = loop
-    with pytest.raises(DocumentError, match="payload"):
+    with pytest.raises(DocumentError, match="nests deeper than 64"):
         Document.of({"id": "a", "text": "x", "payload": loop})
+
+
+def test_dates_and_numpy_numbers_become_json() -> None:
+    payload = {"day": dt.date(2024, 2, 29), "n": np.float32(0.5), "t": (1, 2)}
+    assert Document.of({"text": "x", "payload": payload}).payload == {
+        "day": "2024-02-29",
+        "n": 0.5,
+        "t": [1, 2],
+    }
 
 
 def test_the_payload_is_a_copy() -> None:

@@ -19,8 +19,6 @@ import struct
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from enum import Enum
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,32 +26,21 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from m3qdrant.errors import InputError, PointError
+from m3qdrant.payload import plain_json
+from m3qdrant.schema import MULTIVECTOR_LIMIT
 
 __all__ = [
-    "MAX_MULTIVECTOR_NUMBERS",
-    "MAX_NESTING",
     "CheckedPoint",
     "CheckedVector",
-    "Layout",
     "Sparse",
     "VectorSpec",
+    "VectorSpecs",
     "check_id",
     "check_ids",
-    "check_json",
-    "check_path",
     "check_points",
     "check_query_vector",
     "layout_of",
 ]
-
-MAX_MULTIVECTOR_NUMBERS = 1_048_576
-"""A multivector must have fewer numbers than this: a limit of Qdrant's server, not of this engine.
-We hold it here as well, or a collection could never move to a server."""
-
-MAX_NESTING = 64
-"""How deep a payload, or a filter, may nest. The engine writes deeper ones to its log, but reads
-back at most 128 levels of its own encoding (a payload of about 120), and then can't open the
-collection."""
 
 _FLOAT16_MAX = 65504.0
 _UINT32_MAX = 2**32 - 1
@@ -97,7 +84,7 @@ class VectorSpec:
     cosine: bool = False
 
 
-Layout = Mapping[str, VectorSpec]
+VectorSpecs = Mapping[str, VectorSpec]
 """A collection's vectors by name."""
 
 
@@ -134,7 +121,7 @@ def _named_vectors(
 
 
 def check_points(
-    points: models.Batch | Iterable[models.PointStruct], layout: Layout
+    points: models.Batch | Iterable[models.PointStruct], layout: VectorSpecs
 ) -> list[CheckedPoint]:
     """Check a batch as `upsert` takes it: a list of points, or a `Batch` of columns.
 
@@ -184,7 +171,7 @@ def _rows(
     yield from zip(points.ids, vectors, payloads, strict=True)
 
 
-def _check_point(i: int, id: Any, vector: Any, payload: Any, layout: Layout) -> CheckedPoint:
+def _check_point(i: int, id: Any, vector: Any, payload: Any, layout: VectorSpecs) -> CheckedPoint:
     shown, field = f"#{i}", "id"
     try:
         checked_id = check_id(id)
@@ -204,7 +191,7 @@ def _check_point(i: int, id: Any, vector: Any, payload: Any, layout: Layout) -> 
         raise PointError(shown, field or "vector", str(error)) from None
 
 
-def _unknown_vector(name: Any, layout: Layout) -> str:
+def _unknown_vector(name: Any, layout: VectorSpecs) -> str:
     known = ", ".join(repr(n) for n in layout if n)
     if "" in layout:
         known = f"{known} and the unnamed vector" if known else "only the unnamed vector"
@@ -241,7 +228,7 @@ def check_ids(ids: Iterable[Any]) -> list[int | str]:
 # vectors
 
 
-def check_query_vector(vector: Any, name: str | None, layout: Layout) -> CheckedVector:
+def check_query_vector(vector: Any, name: str | None, layout: VectorSpecs) -> CheckedVector:
     """A query's vector, under the rules of the stored vector `name` (None: the unnamed one).
 
     Raises:
@@ -259,7 +246,7 @@ def check_query_vector(vector: Any, name: str | None, layout: Layout) -> Checked
         raise InputError(f"{where}: {refused}") from None
 
 
-def _pass_using(layout: Layout) -> str:
+def _pass_using(layout: VectorSpecs) -> str:
     return "pass using=, one of " + (", ".join(repr(n) for n in layout if n) or "none")
 
 
@@ -360,11 +347,11 @@ def _pack_rows(rows: Any, spec: VectorSpec) -> NDArray[np.float32]:
 
 
 def _check_tokens(tokens: int, spec: VectorSpec) -> None:
-    most = (MAX_MULTIVECTOR_NUMBERS - 1) // spec.size
+    most = (MULTIVECTOR_LIMIT - 1) // spec.size
     if tokens > most:
         raise _RefusedError(
             f"{tokens} tokens of {spec.size} numbers: Qdrant takes fewer than "
-            f"{MAX_MULTIVECTOR_NUMBERS:,} numbers a multivector, here at most {most} tokens; "
+            f"{MULTIVECTOR_LIMIT:,} numbers a multivector, here at most {most} tokens; "
             "shorten the text or split it into passages"
         )
 
@@ -454,82 +441,10 @@ def _check_sparse(vector: Any, spec: VectorSpec) -> Sparse:
     return Sparse(ids, weights)
 
 
-# payloads
-
-
-def check_json(value: Any, what: str) -> Any:
-    """A copy of `value` as plain JSON.
-
-    Dates, UUIDs, enums, tuples and numpy numbers become what qdrant-client would send for them.
-
-    Raises:
-        InputError: a number that is not finite, a key that is no string, a type that JSON lacks.
-    """
-    try:
-        return _json(value, "", 0)
-    except _RefusedError as refused:
-        raise InputError(f"{what}: {refused}") from None
-
-
-def check_path(path: str | None) -> str | None:
-    """A path into a payload. The engine checks its syntax, but would follow one of any length."""
-    if path is not None and path.count(".") + path.count("[") > MAX_NESTING // 2:
-        raise InputError(f"the key {path[:40]!r}... has more than {MAX_NESTING // 2} steps")
-    return path
-
-
 def _check_payload(payload: Any) -> dict[str, Any] | None:
     if payload is None:
         return None
     if not isinstance(payload, Mapping):
         raise _RefusedError(f"a {type(payload).__name__}, where a dict belongs")
-    checked: dict[str, Any] = _json(payload, "", 0)
+    checked: dict[str, Any] = plain_json(payload)
     return checked
-
-
-def _json(value: Any, path: str, depth: int) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return _text(value.value if isinstance(value, Enum) else value, path)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise _RefusedError(
-                f"{path or 'the value'} is {value}, beyond 64 bits: keep it as a string"
-            )
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _RefusedError(f"{path or 'the value'} is {value}, which JSON lacks: use None")
-        return value
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if depth == MAX_NESTING:
-        raise _RefusedError(f"nests deeper than {MAX_NESTING} levels: flatten it")
-    if isinstance(value, Mapping):
-        out = {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _RefusedError(f"the key {key!r} under {path or 'the top'} is no string")
-            where = f"{path}.{key}" if path else key
-            out[_text(key, where)] = _json(item, where, depth + 1)
-        return out
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_json(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
-    raise _RefusedError(f"{path or 'the value'} is a {type(value).__name__}, which JSON lacks")
-
-
-def _text(text: str, path: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise _RefusedError(
-                f"{path or 'the value'} holds half of a surrogate pair: "
-                "decode the text with errors='replace'"
-            ) from None
-    return text

@@ -16,7 +16,7 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from m3qdrant.edge import answers, sidecar, translate
-from m3qdrant.edge.checks import check_id, check_ids, check_json, check_path, check_points
+from m3qdrant.edge.checks import check_id, check_ids, check_points
 from m3qdrant.edge.lock import DirectoryLock
 from m3qdrant.edge.shard import Shard, check_process, create_shard, engine_errors
 from m3qdrant.errors import (
@@ -27,6 +27,7 @@ from m3qdrant.errors import (
     StoreDamagedError,
     UnsupportedError,
 )
+from m3qdrant.payload import check_json, check_path
 
 __all__ = ["QdrantEdge"]
 

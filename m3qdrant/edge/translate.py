@@ -18,16 +18,15 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from m3qdrant.edge.checks import (
-    MAX_NESTING,
     CheckedPoint,
     CheckedVector,
-    Layout,
     Sparse,
+    VectorSpecs,
     check_ids,
-    check_json,
     check_query_vector,
 )
 from m3qdrant.errors import InputError, UnsupportedError
+from m3qdrant.payload import MAX_NESTING, check_json
 
 __all__ = [
     "count",
@@ -397,7 +396,7 @@ def _ring(ring: models.GeoLineString) -> list[edge.GeoPoint]:
 # queries
 
 
-def query_request(request: models.QueryRequest, layout: Layout) -> edge.QueryRequest:
+def query_request(request: models.QueryRequest, layout: VectorSpecs) -> edge.QueryRequest:
     """A request with its prefetches, each query vector checked as stored vectors are."""
     _no_lookup(request)
     limit = DEFAULT_LIMIT if request.limit is None else request.limit
@@ -414,14 +413,14 @@ def query_request(request: models.QueryRequest, layout: Layout) -> edge.QueryReq
     )
 
 
-def _prefetches(prefetch: Any, layout: Layout) -> list[edge.Prefetch]:
+def _prefetches(prefetch: Any, layout: VectorSpecs) -> list[edge.Prefetch]:
     if prefetch is None:
         return []
     each = prefetch if isinstance(prefetch, (list, tuple)) else [prefetch]
     return [_prefetch(p, layout) for p in each]
 
 
-def _prefetch(p: models.Prefetch, layout: Layout) -> edge.Prefetch:
+def _prefetch(p: models.Prefetch, layout: VectorSpecs) -> edge.Prefetch:
     _no_lookup(p)
     limit = DEFAULT_LIMIT if p.limit is None else p.limit
     return edge.Prefetch(
@@ -449,7 +448,7 @@ def count(what: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _query(query: Any, using: str | None, layout: Layout, limit: int, prefetch: Any) -> Any:
+def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefetch: Any) -> Any:
     if query is None:
         return None
     name = type(query).__name__
@@ -645,7 +644,7 @@ def payload_selector(with_payload: Any) -> Any:
     raise InputError(f"with_payload={with_payload!r}: pass True, False or a list of fields")
 
 
-def vector_selector(with_vectors: Any, layout: Layout) -> bool | list[str]:
+def vector_selector(with_vectors: Any, layout: VectorSpecs) -> bool | list[str]:
     """True, False, or a list of vector names, each of which must exist."""
     if with_vectors is None or isinstance(with_vectors, bool):
         return bool(with_vectors)

@@ -16,8 +16,9 @@ import pytest
 from qdrant_client import models
 
 from m3qdrant.edge import QdrantEdge
-from m3qdrant.edge.checks import MAX_MULTIVECTOR_NUMBERS, MAX_NESTING
 from m3qdrant.errors import InputError, PointError, UnsupportedError
+from m3qdrant.payload import MAX_NESTING
+from m3qdrant.schema import MULTIVECTOR_LIMIT
 
 NAME = "docs"
 DIM, TOKEN_DIM = 6, 4
@@ -440,4 +441,4 @@ def test_payload_writes_are_checked(client: QdrantEdge) -> None:
 
 
 def test_the_limit_is_the_servers() -> None:
-    assert (MAX_MULTIVECTOR_NUMBERS - 1) // 1024 == 1023
+    assert (MULTIVECTOR_LIMIT - 1) // 1024 == 1023
