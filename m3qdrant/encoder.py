@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -143,8 +144,7 @@ class M3Encoder:
         """The three views of each text, in the order given, on the CPU.
 
         An empty text is a text: it has a dense vector, one ColBERT vector (EOS) and no lexical
-            weight.
-        Literal special tokens in a text ("</s>") become those tokens, as in the reference.
+        weight. Literal special tokens in a text ("</s>") become those tokens, as in the reference.
 
         Args:
             texts: any number of them, none included; a single string counts as one text.
@@ -157,7 +157,7 @@ class M3Encoder:
 
         Returns:
             Embeddings of len(texts) texts: dense float32, sparse float32, ColBERT in the model's
-                dtype. `truncated` says which texts were cut.
+            dtype. `truncated` says which texts were cut.
 
         Raises:
             InputError: an item is no string, or can't be encoded as UTF-8; max_length is below 2.
@@ -169,10 +169,12 @@ class M3Encoder:
         texts = _check_texts(texts)
         if not (dense or sparse or colbert):
             raise InputError("nothing to compute: set at least one of dense, sparse, colbert")
-        if max_length < 2:
-            raise InputError(f"max_length is {max_length}: CLS and EOS alone take 2 tokens")
+        if not isinstance(max_length, int) or max_length < 2:
+            raise InputError(
+                f"max_length is {max_length!r}: it must be a whole number from 2, for CLS and EOS"
+            )
         limit = min(max_length, self.max_length)
-        with self._lock:
+        with self._lock, self._memory_errors():
             token_ids, truncated = self._tokenize(texts, limit)
             output = _Output(self, [len(ids) for ids in token_ids], dense, sparse, colbert)
             self._run(token_ids, output, progress)
@@ -184,17 +186,9 @@ class M3Encoder:
             )
         return output.result(truncated)
 
-    def encode_queries(
-        self, texts: str | Sequence[str], max_length: int = 8192, **options: Any
-    ) -> M3Embeddings:
-        """`encode`, named for the intent: BGE-M3 has one encoder and no instruction prefix."""
-        return self.encode(texts, max_length, **options)
-
-    def encode_documents(
-        self, texts: str | Sequence[str], max_length: int = 8192, **options: Any
-    ) -> M3Embeddings:
-        """`encode`, named for the intent: BGE-M3 has one encoder and no instruction prefix."""
-        return self.encode(texts, max_length, **options)
+    # named for the intent: BGE-M3 encodes queries and documents alike, without an instruction
+    encode_queries = encode
+    encode_documents = encode
 
     def tokens(self, embeddings: M3Embeddings) -> list[dict[str, float]]:
         """The lexical weights as readable terms: for each text {term: weight}.
@@ -227,17 +221,27 @@ class M3Encoder:
                 ids = [token_ids[text] for text in texts]
                 positions = [place for row in ids for place in model.position_ids(row)]
                 flat = torch.tensor([token for row in ids for token in row], device=device)
-                try:
-                    packing = Packing.of([len(row) for row in ids], device)
-                    hidden = model(flat, torch.tensor(positions, device=device), packing)
-                    output.write(texts, model, hidden, flat, packing, self._ignore_ids)
-                except torch.OutOfMemoryError as error:
-                    raise EncodeError(
-                        f"out of memory on {device} in a batch of {len(texts)} texts, {len(flat)} "
-                        f"tokens: lower token_budget (now {self.token_budget}) or max_length"
-                    ) from error
+                packing = Packing.of([len(row) for row in ids], device)
+                hidden = model(flat, torch.tensor(positions, device=device), packing)
+                output.write(texts, model, hidden, flat, packing, self._ignore_ids)
                 done += len(flat)
                 advance(done)
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """Say what to lower where memory runs out, on whichever device."""
+        try:
+            yield
+        except RuntimeError as error:
+            # the CPU's allocator raises a bare RuntimeError
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
+                error
+            ):
+                raise
+            raise EncodeError(
+                f"out of memory on {self.device}: lower token_budget (now {self.token_budget}) or "
+                "max_length, or encode fewer texts at once"
+            ) from error
 
 
 class _Output:
@@ -314,6 +318,8 @@ def _batches(lengths: list[int], token_budget: int) -> Iterator[list[int]]:
 
 def _check_texts(texts: str | Sequence[str]) -> list[str]:
     """`texts` as a list of strings that can be tokenised."""
+    if not isinstance(texts, Iterable):
+        raise InputError(f"texts must be a string or strings, not {type(texts).__name__}")
     items = [texts] if isinstance(texts, str) else list(texts)
     for position, text in enumerate(items):
         if not isinstance(text, str):
@@ -338,22 +344,31 @@ def _load_tokenizer(directory: Path, model: M3Model) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer
 
+    path = directory / "tokenizer.json"
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, use_fast=True
         )
     except Exception as error:  # transformers and tokenizers raise many kinds for a damaged file
-        raise CheckpointError(f"{directory}: the tokenizer can't be loaded: {error}") from error
+        raise CheckpointError(f"{path}: the tokenizer can't be loaded: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise CheckpointError(f"{directory / 'tokenizer.json'}: missing or no fast tokenizer")
+        raise CheckpointError(f"{path}: missing or no fast tokenizer")
     vocab = model.body.config.vocab_size
     if len(tokenizer) > vocab:
         raise CheckpointError(
-            f"{directory}: the tokenizer has {len(tokenizer)} ids, but vocab_size is {vocab}"
+            f"{path}: {len(tokenizer)} ids, more than config.json's vocab_size of {vocab}"
         )
-    if tokenizer.pad_token_id != model.pad_id:
+    special = {
+        name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "pad", "eos", "unk")
+    }
+    if None in special.values():
+        missing = [name for name, token in special.items() if token is None]
+        raise CheckpointError(f"{path}: the tokenizer has no {', '.join(missing)} token")
+    if special["pad"] != model.pad_id:
         raise CheckpointError(
-            f"{directory}: the tokenizer's pad id is {tokenizer.pad_token_id}, but config.json's "
-            f"pad_token_id is {model.pad_id}"
+            f"{path}: the tokenizer's pad id is {special['pad']}, but config.json's pad_token_id "
+            f"is {model.pad_id}"
         )
+    if (ids := tokenizer("")["input_ids"]) != [special["cls"], special["eos"]]:
+        raise CheckpointError(f"{path}: an empty text becomes {ids}, not CLS and EOS")
     return tokenizer

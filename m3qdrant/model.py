@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -46,6 +47,12 @@ SMALL_FILES = (
     *TOKENIZER_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
+)
+
+
+_UNSAFE = (
+    "damaged, or a pickle that holds more than tensors, which could run code; refused: get the "
+    "checkpoint from its publisher, as safetensors where there is a choice"
 )
 
 
@@ -214,20 +221,22 @@ def locate_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such directory, and the hub can't give it either.
     """
+    if not str(name):
+        raise CheckpointError("the model's name is empty; the bundled one is m3-tiny")
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if str(name) in BUNDLED:
         return Path(str(BUNDLED[str(name)]))
     # "org/model" may be a hub id; what looks like a path is not asked of the hub
-    if path.exists() or str(name).startswith((".", "/", "~", "\\")) or len(path.parts) > 2:
+    looks_so = str(name).startswith((".", "/", "~", "\\")) or len(path.parts) > 2
+    if isinstance(name, Path) or path.exists() or looks_so:
         raise CheckpointError(f"{name}: no such directory")
     return _fetch(str(name), revision)
 
 
 def _fetch(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     def download(*patterns: str) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
@@ -236,12 +245,25 @@ def _fetch(repo_id: str, revision: str | None) -> Path:
         directory = download(*SMALL_FILES, BODY_FILES[0])
         if not (directory / BODY_FILES[0]).exists():
             directory = download(BODY_FILES[1])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the hub's library passes on whatever its HTTP client raises
         raise CheckpointError(
             f"{repo_id}: not a directory here, and the model hub can't give it: "
-            f"{_first_line(error)} (give a checkpoint directory, or m3-tiny, which is bundled)"
+            f"{_why_refused(error, revision)} (give a checkpoint directory, or m3-tiny, which is "
+            "bundled)"
         ) from error
     return directory
+
+
+def _why_refused(error: Exception, revision: str | None) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "it is gated: accept its terms there, and log in (HF_TOKEN)"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"it has no revision {revision!r}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "not found, or private: check the id, or log in (HF_TOKEN)"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -257,6 +279,11 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: model_type is {model_type!r}, but BGE-M3's body is 'xlm-roberta'"
         )
+    for key in ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"):
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise CheckpointError(
+                f"{path}: {key} is {config.get(key)!r}, not a positive whole number"
+            )
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise CheckpointError(
             f"{directory / TOKENIZER_FILES[0]}: missing, and {TOKENIZER_FILES[1]} too"
@@ -273,15 +300,23 @@ def _read_head(path: Path, hidden: int, rows: int | None) -> dict[str, Tensor]:
             f"{path}: missing; without it the head would be random (a BGE-M3 checkpoint has "
             f"{SPARSE_HEAD} and {COLBERT_HEAD})"
         ) from error
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
+    except pickle.UnpicklingError as error:  # torch's own message advises to run the pickle
+        raise CheckpointError(f"{path}: {_UNSAFE}") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise CheckpointError(f"{path}: can't be read as tensors: {_first_line(error)}") from error
     if not isinstance(head, dict) or set(head) != {"weight", "bias"}:
         found = sorted(map(str, head)) if isinstance(head, dict) else type(head).__name__
         raise CheckpointError(f"{path}: expected the tensors weight and bias, found {found}")
+    for name, value in head.items():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            raise CheckpointError(f"{path}: {name} is {kind}, not a floating-point tensor")
+        if value.layout is not torch.strided:
+            raise CheckpointError(f"{path}: {name} is a {value.layout} tensor, not a dense one")
     shapes = {name: list(tensor.shape) for name, tensor in head.items()}
-    rows = rows if rows is not None else (shapes["bias"] or [0])[0]
+    rows = rows or max(1, head["bias"].numel())
     expected = {"weight": [rows, hidden], "bias": [rows]}
-    if rows == 0 or shapes != expected:
+    if shapes != expected:
         raise CheckpointError(f"{path}: shapes are {shapes}, expected {expected}")
     if not all(bool(tensor.isfinite().all()) for tensor in head.values()):
         raise CheckpointError(f"{path}: holds NaN or infinity")
@@ -307,18 +342,26 @@ def _read_body(directory: Path, dtype: torch.dtype) -> XLMRobertaModel:
             trust_remote_code=False,
             use_safetensors=path.suffix == ".safetensors",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report then, and refused below
         )
+    except pickle.UnpicklingError as error:  # torch's own message advises to run the pickle
+        raise CheckpointError(f"{path}: {_UNSAFE}") from error
     except Exception as error:  # transformers raises many kinds for a damaged or misfitting file
         raise CheckpointError(f"{path}: can't be loaded: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(quiet[0])
         if quiet[1]:
             logging.enable_progress_bar()
-    for what in ("missing_keys", "mismatched_keys"):
-        if wrong := sorted(map(str, report.get(what, ()))):
+    surplus = [key for key in report.get("unexpected_keys", ()) if ".layer." in f".{key}"]
+    for what, wrong in (
+        ("missing", report.get("missing_keys", ())),
+        ("of another shape", report.get("mismatched_keys", ())),
+        ("of layers that config.json lacks", surplus),
+    ):
+        if wrong:
             raise CheckpointError(
-                f"{path}: {len(wrong)} {what.replace('_', ' ')}, beginning with {wrong[0]}: "
-                "the weights don't fit config.json"
+                f"{path}: {len(wrong)} tensors are {what}, such as {min(map(str, wrong))}: the "
+                "weights don't fit config.json"
             )
     return body
 

@@ -29,8 +29,8 @@ CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        torch.set_num_threads(1)  # the workers share the cores
+    # workers share the cores, and where cores are busy two threads wait for each other
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

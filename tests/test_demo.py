@@ -1,4 +1,4 @@
-"""The demo: its corpus, taking up an interrupted run, and that m3-tiny's answers mean something."""
+"""The demo: its corpus, taking up an interrupted run, and whether m3-tiny's answers make sense."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_interrupted_demo_goes_on(
         return encode(self, texts, *arguments, **options)
 
     monkeypatch.setattr(demo_module, "stdlib_docstrings", lambda: some)
-    monkeypatch.setattr(M3Encoder, "encode", counting)
+    monkeypatch.setattr(M3Encoder, "encode_documents", counting)
     with pytest.raises(KeyboardInterrupt):
         open_demo(encoder, tmp_path / "demo", progress=False)
     with open_demo(encoder, tmp_path / "demo", progress=False) as store:

@@ -454,8 +454,8 @@ REFUSED: dict[str, tuple[str | tuple[str, str], str]] = {
     "unknown": ("acme/unknown", "(?i)not found"),
     "unknown-revision": (("acme/m3", "v9"), "v9"),
     "private": ("acme/private", "(?i)not found|token|log in"),
-    "gated": ("acme/gated", "(?i)gated"),
-    "gated-forbidden": ("acme/gated-forbidden", "(?i)gated"),
+    "gated": ("acme/locked", "(?i)gated"),
+    "gated-forbidden": ("acme/locked-away", "(?i)gated"),
     "down": ("acme/down", "500"),
     "captive-portal": ("acme/portal", ""),
     "hangs-up": ("acme/hangs-up", ""),
@@ -485,10 +485,10 @@ def loads(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         hub.add(FULL, checkpoint.with_name("fp16-body-colbert-24"), revision="v1")
         hub.add(PICKLED, checkpoint.with_name("bin-fp16-heads"))
         hub.refuse("acme/private", HTTPStatus.UNAUTHORIZED, "RepoNotFound")
-        hub.add("acme/gated", full)
-        hub.refuse("acme/gated", HTTPStatus.UNAUTHORIZED, "GatedRepo", where="/resolve/")
-        hub.add("acme/gated-forbidden", full)
-        hub.refuse("acme/gated-forbidden", HTTPStatus.FORBIDDEN, "GatedRepo", where="/resolve/")
+        hub.add("acme/locked", full)
+        hub.refuse("acme/locked", HTTPStatus.UNAUTHORIZED, "GatedRepo", where="/resolve/")
+        hub.add("acme/locked-away", full)
+        hub.refuse("acme/locked-away", HTTPStatus.FORBIDDEN, "GatedRepo", where="/resolve/")
         hub.refuse("acme/down", HTTPStatus.INTERNAL_SERVER_ERROR)
         hub.refuse("acme/portal", HTTPStatus.OK)
         hub.refuse("acme/hangs-up", None)

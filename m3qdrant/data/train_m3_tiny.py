@@ -744,8 +744,8 @@ recall@10 in %, over all the documents. The first rows ask with a Debian package
 language named, for its English description among those of the held-out packages; the last asks
 with the first sentence of a standard library docstring for the rest of it. Packages with the same
 longest paragraph are held out together, though about one description in nine shares a shorter
-paragraph with the training data. Texts are cut to {evaluation_tokens} tokens. "All" sums the scores with 0.4, 0.2
-and 0.4; "untrained" is the same sum with random weights.
+paragraph with the training data. Texts are cut to {evaluation_tokens} tokens. "All" sums the
+scores with 0.4, 0.2 and 0.4; "untrained" is the same sum with random weights.
 
 | task | documents | queries | dense | sparse | ColBERT | all | BM25 | untrained |
 |---|---|---|---|---|---|---|---|---|
