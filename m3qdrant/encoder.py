@@ -356,7 +356,7 @@ def _load_tokenizer(directory: Path, model: M3Model) -> PreTrainedTokenizerFast:
     vocab = model.body.config.vocab_size
     if len(tokenizer) > vocab:
         raise CheckpointError(
-            f"{path}: {len(tokenizer)} ids, more than config.json's vocab_size of {vocab}"
+            f"{path}: {len(tokenizer)} ids, but config.json's vocab_size is {vocab}"
         )
     special = {
         name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "pad", "eos", "unk")

@@ -31,7 +31,8 @@ def print_hits(query: str, mode: str, hits: Sequence[Hit]) -> None:
     for rank, hit in enumerate(hits, 1):
         numbers = (hit.score, *(hit.scores[name] for name in ("dense", "sparse", "colbert")))
         # many a text begins with what it is called
-        snippet = textwrap.shorten(hit.text.removeprefix(hit.id), _SNIPPET, placeholder=" ...")
+        text = hit.text.removeprefix(hit.id).lstrip(" :-\n")
+        snippet = textwrap.shorten(text, _SNIPPET, placeholder=" ...")
         document = Text("\n").join([_plain(hit.id, "bold"), _plain(snippet, "dim")])
         table.add_row(str(rank), *(f"{number:.3f}" for number in numbers), document)
     Console().print(table)
