@@ -21,10 +21,11 @@ from m3qdrant.documents import Document
 
 __all__ = ["stdlib_docstrings"]
 
-# the test suites, and programs that are no library
+# what is no library, or no longer one
 _SKIP = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "site-packages"}
-_SKIP |= {"antigravity", "this", "pydoc_data", "__phello__", "dist-packages"}
-_SHORTEST = 40
+_SKIP |= {"antigravity", "this", "pydoc_data", "__phello__", "dist-packages", "distutils"}
+_KNOWN_AS = {"posix": "os", "nt": "os"}
+_SHORTEST = 40  # characters of a docstring that says something
 
 
 def stdlib_docstrings() -> list[Document]:
@@ -99,8 +100,9 @@ def _from_compiled() -> Iterator[Document]:
                 module = importlib.import_module(module_name)
         except ImportError:
             continue  # not built on this machine
-        yield from _document(module_name, "", module.__doc__, module_name, "module")
-        yield from _members(module, module_name, module_name)
+        name = _KNOWN_AS.get(module_name, module_name)
+        yield from _document(name, "", module.__doc__, name, "module")
+        yield from _members(module, name, name)
 
 
 def _is_compiled(module_name: str) -> bool:

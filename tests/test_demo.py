@@ -43,6 +43,7 @@ def test_the_corpus(corpus: list[Document]) -> None:
         ("zlib.compress", "function"),
         ("itertools.chain", "class"),
         ("builtins.len", "function"),
+        ("os.remove", "function"),
     ):
         assert by_name[name].payload["kind"] == kind
     for document in corpus:
