@@ -263,7 +263,9 @@ def _why_refused(error: Exception, revision: str | None) -> str:
         return f"it has no revision {revision!r}"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "not found, or private: check the id, or log in (HF_TOKEN)"
-    return " ".join(str(error).split()) or type(error).__name__
+    # the library's own error may hide the hub's answer behind a guess about the connection
+    causes = [str(part) for part in (error, error.__cause__) if part is not None and str(part)]
+    return " ".join(": ".join(causes).split()) or type(error).__name__
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
