@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
+from m3kernels.packing import segment_ids
 from qdrant_client import models
 from torch import Tensor
 
@@ -54,7 +54,7 @@ def check(embeddings: M3Embeddings, layout: Layout) -> Iterator[tuple[int, str, 
 
     not_finite = "holds NaN or infinity; look at the text, or encode in float32"
     mark((~dense.isfinite().all(1)).nonzero().flatten(), DENSE, not_finite)
-    owner = _owners(colbert.cu_seqlens)
+    owner = segment_ids(colbert.cu_seqlens)
     mark(owner[~colbert.vectors.isfinite().all(1)], COLBERT, not_finite)
     mark((colbert.lengths == 0).nonzero().flatten(), COLBERT, "has no vectors")
     for position in (colbert.lengths > layout.max_tokens).nonzero().flatten().tolist():
@@ -67,7 +67,7 @@ def check(embeddings: M3Embeddings, layout: Layout) -> Iterator[tuple[int, str, 
                 f"it with max_length={layout.max_tokens + 1}",
             ),
         )
-    owner = _owners(sparse.indptr)
+    owner = segment_ids(sparse.indptr)
     mark(owner[~sparse.values.isfinite()], SPARSE, not_finite)
     mark(owner[sparse.values <= 0], SPARSE, "holds a weight that is not positive")
     mark(owner[sparse.indices < 0], SPARSE, "holds a negative token id")
@@ -163,8 +163,3 @@ def _all_views(embeddings: M3Embeddings) -> tuple[Tensor, SparseVectors, TokenVe
         missing = [name for name in (DENSE, SPARSE, COLBERT) if getattr(views, name) is None]
         raise InputError(f"a store needs all three views; missing: {', '.join(missing)}")
     return views.dense, views.sparse, views.colbert
-
-
-def _owners(offsets: Tensor) -> Tensor:
-    """(rows,) int64: the text that each packed row belongs to."""
-    return torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())

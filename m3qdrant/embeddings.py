@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
+from m3kernels.packing import from_lengths
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,8 +44,7 @@ def gather_rows(offsets: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         rows: (k,) int64, the packed rows to take, in order; new_offsets: (m + 1,) int64.
     """
     lengths = offsets.diff()[order]
-    new_offsets = torch.zeros(len(order) + 1, dtype=torch.int64, device=offsets.device)
-    torch.cumsum(lengths, 0, out=new_offsets[1:])
+    new_offsets = from_lengths(lengths)
     shift = offsets[:-1][order] - new_offsets[:-1]
     rows = torch.repeat_interleave(shift, lengths)
     rows += torch.arange(len(rows), device=offsets.device)
@@ -76,10 +76,7 @@ def _contiguous_span(rows: Rows, n: int) -> tuple[int, int] | None:
 
 
 def _concat_offsets(parts: Sequence[Tensor]) -> Tensor:
-    lengths = torch.cat([part.diff() for part in parts])
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    return offsets
+    return from_lengths(torch.cat([part.diff() for part in parts]))
 
 
 class SparseRow(NamedTuple):

@@ -8,7 +8,8 @@ and returns an (n_q, n_d) float32 tensor; where a view is missing it raises `Inp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import m3kernels
@@ -28,9 +29,20 @@ def _views(name: str, queries: M3Embeddings, documents: M3Embeddings) -> tuple[A
     return pair
 
 
+@contextmanager
+def _kernel_errors(name: str) -> Iterator[None]:
+    """Views that no encoder made, or that two different ones did, as an error of ours."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the {name} views don't go together: {error}") from error
+
+
 def dense(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
     """s_dense = e_q . e_d, the dot product of the normalised CLS vectors."""
     q, d = _views("dense", queries, documents)
+    if q.shape[-1] != d.shape[-1]:
+        raise InputError(f"dense vectors of {q.shape[-1]} and of {d.shape[-1]} dimensions")
     scores: Tensor = q.float() @ d.float().T
     return scores
 
@@ -38,13 +50,15 @@ def dense(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
 def lexical(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
     """s_lex = the sum of w_q * w_d over the token ids that query and document share."""
     q, d = _views("sparse", queries, documents)
-    return m3kernels.lexical_scores(_csr(q), _csr(d))
+    with _kernel_errors("sparse"):
+        return m3kernels.lexical_scores(_csr(q), _csr(d))
 
 
 def colbert(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
     """s_mul = (1 / n_q) sum_i max_j q_i . d_j: each query token's best match, averaged."""
     q, d = _views("colbert", queries, documents)
-    return m3kernels.maxsim(*_packed(q), *_packed(d), reduction="mean")
+    with _kernel_errors("colbert"):
+        return m3kernels.maxsim(*_packed(q), *_packed(d), reduction="mean")
 
 
 def weighted(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from m3qdrant import M3Embeddings, scoring
+from m3qdrant import M3Embeddings, SparseVectors, TokenVectors, scoring
 from m3qdrant.errors import InputError
 
 from .test_embeddings import random_embeddings
@@ -58,6 +58,23 @@ def test_a_view_of_weight_zero_may_be_missing(pair: tuple[M3Embeddings, M3Embedd
         scoring.weighted(queries, documents)
     with pytest.raises(InputError, match="documents hold no colbert view"):
         scoring.colbert(pair[0], documents)
+
+
+def test_views_that_do_not_go_together(pair: tuple[M3Embeddings, M3Embeddings]) -> None:
+    queries, documents = pair
+    wide = M3Embeddings(
+        dense=torch.ones(4, 9),
+        sparse=SparseVectors(
+            documents.sparse.indptr, documents.sparse.indices.flip(0), documents.sparse.values
+        ),
+        colbert=TokenVectors(torch.ones(10, 9), documents.colbert.cu_seqlens),
+    )
+    with pytest.raises(InputError, match="dense vectors of 5 and of 9 dimensions"):
+        scoring.dense(queries, wide)
+    with pytest.raises(InputError, match="sparse views don't go together"):
+        scoring.lexical(queries, wide)
+    with pytest.raises(InputError, match="colbert views don't go together"):
+        scoring.colbert(queries, wide)
 
 
 @pytest.mark.parametrize(
