@@ -5,7 +5,6 @@ One bad document does not stop the rest: it is left out and stands in the report
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +21,10 @@ from m3qdrant.schema import COLBERT, Layout
 
 __all__ = ["Chunk", "IngestReport", "Item", "batches_by_size", "embed", "read", "write"]
 
-CHUNK = 256
-"""Documents that are read and encoded together: enough to fill batches of like length, and about
-half a gigabyte of ColBERT vectors at 512 tokens of 1,024 dimensions."""
+CHUNK_DOCUMENTS = 128
+CHUNK_CHARACTERS = 500_000
+"""A chunk ends at either: documents enough to fill batches of like length, characters few enough
+that progress shows, and that their ColBERT vectors take half a gigabyte at 1,024 dimensions."""
 
 # A server refuses bodies over 32 MB; a float takes up to 22 characters in JSON.
 _MAX_NUMBERS = 24_000_000 // 22
@@ -91,24 +91,36 @@ class Chunk:
     positions: list[int]
 
 
-def read(items: Iterable[Item], report: IngestReport, size: int = CHUNK) -> Iterator[Chunk]:
-    """Checked documents, up to `size` at a time; what can't be stored goes to the report."""
-    source = enumerate(items)
-    while part := list(itertools.islice(source, size)):
-        found: dict[str, tuple[Document, int]] = {}
-        for position, item in part:
-            report.received += 1
-            try:
-                document = Document.of(item, position)
-            except DocumentError as error:
-                report.failed.append(error)
-                continue
-            # the later one wins, as it would in two chunks
-            report.duplicates += found.pop(document.id, None) is not None
-            found[document.id] = (document, position)
-        if found:
-            documents, positions = zip(*found.values(), strict=True)
-            yield Chunk(list(documents), list(positions))
+def read(
+    items: Iterable[Item],
+    report: IngestReport,
+    max_documents: int = CHUNK_DOCUMENTS,
+    max_characters: int = CHUNK_CHARACTERS,
+) -> Iterator[Chunk]:
+    """Checked documents, a chunk at a time; what can't be stored goes to the report."""
+    found: dict[str, tuple[Document, int]] = {}
+    characters = 0
+
+    def chunk() -> Chunk:
+        documents, positions = zip(*found.values(), strict=True)
+        return Chunk(list(documents), list(positions))
+
+    for position, item in enumerate(items):
+        report.received += 1
+        try:
+            document = Document.of(item, position)
+        except DocumentError as error:
+            report.failed.append(error)
+            continue
+        # the later one wins, as it would in two chunks
+        report.duplicates += found.pop(document.id, None) is not None
+        found[document.id] = (document, position)
+        characters += len(document.text)
+        if len(found) == max_documents or characters >= max_characters:
+            yield chunk()
+            found, characters = {}, 0
+    if found:
+        yield chunk()
 
 
 def embed(encoder: M3Encoder, chunk: Chunk, max_length: int) -> M3Embeddings:

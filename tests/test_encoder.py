@@ -44,15 +44,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Such small matrices gain nothing from torch's threads, which only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def with_budget(encoder: M3Encoder, token_budget: int) -> M3Encoder:
     return M3Encoder(encoder.model, encoder.tokenizer, encoder.name, token_budget)
 

@@ -32,13 +32,17 @@ def test_batches_keep_the_order_and_the_limit(sizes: list[int], limit: int) -> N
         assert full > limit  # no batch is cut short
 
 
-@given(st.lists(st.sampled_from("abcdef"), max_size=30), st.integers(1, 10))
-def test_chunks_have_unique_ids_and_keep_positions(ids: list[str], size: int) -> None:
+@given(st.lists(st.sampled_from("abcdef"), max_size=30), st.integers(1, 10), st.integers(1, 100))
+def test_chunks_have_unique_ids_and_keep_positions_and_limits(
+    ids: list[str], documents: int, characters: int
+) -> None:
     items = [{"id": id, "text": f"text {i}"} for i, id in enumerate(ids)]
     report = IngestReport()
     kept = []
-    for chunk in read(items, report, size):
-        assert 0 < len(chunk.documents) == len(chunk.positions) <= size
+    for chunk in read(items, report, documents, characters):
+        assert 0 < len(chunk.documents) == len(chunk.positions) <= documents
+        *others, _ = chunk.documents
+        assert sum(len(document.text) for document in others) < characters
         assert len({document.id for document in chunk.documents}) == len(chunk.documents)
         for document, position in zip(chunk.documents, chunk.positions, strict=True):
             assert document.text == f"text {position}"
@@ -56,4 +60,4 @@ def test_a_failing_iterator_is_not_swallowed() -> None:
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        list(read(broken(), IngestReport(), 1))
+        list(read(broken(), IngestReport()))

@@ -34,15 +34,6 @@ HIDDEN = 48  # of the fixture `checkpoint`
 SPARSE, COLBERT = "sparse_linear.pt", "colbert_linear.pt"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Such small matrices gain nothing from torch's threads, which only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def copy(checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint of one's own, to damage."""
