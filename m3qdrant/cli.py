@@ -108,7 +108,7 @@ def demo(
             info = store.info()
             print(
                 f"{info.documents:,} docstrings of Python's standard library, model {info.model}, "
-                f"in {info.location}"
+                f"in {info.location.replace(str(Path.home()), '~')}"
             )
         answers = [
             (question, store.search(question, mode=mode, limit=limit))
