@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +53,10 @@ Limit = Annotated[int, typer.Option(help="The most hits to show.", min=1)]
 
 def main() -> None:
     """Run the command line; any error of ours is one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     try:
         app()
     except M3QdrantError as error:
@@ -58,6 +64,13 @@ def main() -> None:
     except BrokenPipeError:  # the reader, `head` for one, has gone
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:  # a full disk behind stdout, for one
+        _fail(str(error))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning without the line of code that it comes from, which says nothing to a user."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str) -> None:
@@ -268,7 +281,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted; what was stored stays, and running it again goes on", file=sys.stderr)
+        print("interrupted; what was stored stays, run it again for the rest", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -183,7 +183,7 @@ def _parse_jsonl(
         place = f"{name}, line {number}"
         try:
             fields = json.loads(line, parse_constant=_no_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: broken JSON: {error}") from error
         if not isinstance(fields, dict):
             raise InputError(f"{place}: a JSON object is expected, not {type(fields).__name__}")

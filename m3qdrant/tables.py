@@ -23,10 +23,10 @@ def print_hits(query: str, mode: str, hits: Sequence[Hit]) -> None:
     if not hits:
         Console().print(_plain(f"{query}  ({mode}): nothing found"))
         return
-    table = _table(f"{query}  ({mode})")
+    table = _table(f"{textwrap.shorten(query, _SNIPPET, placeholder=' ...')}  ({mode})")
     table.add_column("", justify="right")
     for name in ("score", "dense", "sparse", "colbert"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=len("0.000"))
     table.add_column("document", overflow="fold")
     for rank, hit in enumerate(hits, 1):
         numbers = (hit.score, *(hit.scores[name] for name in ("dense", "sparse", "colbert")))

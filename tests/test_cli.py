@@ -182,6 +182,23 @@ def test_help_and_version_load_no_torch() -> None:
         assert "--json" in ok(command, "--help")
 
 
+def test_a_long_query_is_cut_with_a_plain_warning(location: Path) -> None:
+    done = run("search", "word " * 400, "--location", location)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: 1 of 1 texts are longer than 128 tokens")
+    assert len(done.stdout.splitlines()) < 40
+
+
+def test_a_terminal_without_unicode(location: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "m3qdrant", "search", "für", "--location", location, "--json"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.replace(b"\\x", b"\\u00"))["query"] == "für"
+
+
 def test_the_installed_way(location: Path) -> None:
     """`python -m m3qdrant` in a process of its own, into a pipe whose reader goes away."""
     command = [sys.executable, "-m", "m3qdrant", "search", "x", "--location", str(location)]
@@ -205,4 +222,4 @@ def test_ctrl_c_says_that_what_was_stored_stays(
     monkeypatch.setattr(M3Store, "add", interrupted)
     done = run("ingest", "-", "--location", location, stdin="x\n")
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "interrupted; what was stored stays, and running it again goes on\n"
+    assert done.stderr == "interrupted; what was stored stays, run it again for the rest\n"

@@ -55,6 +55,7 @@ def test_jsonl_with_other_fields_blank_lines_and_a_byte_order_mark(tmp_path: Pat
         ('{"text": "a"}\n\n[1]\n', "line 3: a JSON object is expected, not list"),
         ('{"body": "a", "n": 1}\n', "line 1: no field 'text'; the fields are 'body', 'n'"),
         ('{"text": null}\n', "line 1: text: missing"),
+        ('{"text": "a", "n": ' + "[" * 100_000 + "\n", "line 1: broken JSON"),
         ('{"text": "a", "n": NaN}\n', "line 1: broken JSON: NaN is no JSON value"),
         ('{"text": "a", "_m3": 1}\n', "line 1: payload: .*rename"),
         ('{"text": "a", "id": ""}\n', "line 1: id: empty"),
