@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, overload
 
 import torch
 from m3kernels.packing import from_lengths
@@ -113,8 +113,8 @@ class SparseVectors:
     @overload
     def __getitem__(self, rows: Rows) -> SparseVectors: ...
     def __getitem__(self, rows: int | Rows) -> SparseRow | SparseVectors:
-        if isinstance(rows, int):
-            rows = range(len(self))[rows]
+        if isinstance(rows, SupportsIndex) and not isinstance(rows, Tensor):
+            rows = range(len(self))[int(rows)]
             start, stop = self.indptr[rows : rows + 2].tolist()
             return SparseRow(self.indices[start:stop], self.values[start:stop])
         if (span := _contiguous_span(rows, len(self))) is not None:
@@ -168,8 +168,8 @@ class TokenVectors:
     @overload
     def __getitem__(self, rows: Rows) -> TokenVectors: ...
     def __getitem__(self, rows: int | Rows) -> Tensor | TokenVectors:
-        if isinstance(rows, int):
-            rows = range(len(self))[rows]
+        if isinstance(rows, SupportsIndex) and not isinstance(rows, Tensor):
+            rows = range(len(self))[int(rows)]
             start, stop = self.cu_seqlens[rows : rows + 2].tolist()
             return self.vectors[start:stop]
         if (span := _contiguous_span(rows, len(self))) is not None:
@@ -248,8 +248,8 @@ class M3Embeddings:
 
     def __getitem__(self, rows: int | Rows) -> M3Embeddings:
         """Some of the texts; `emb[i]` keeps the axis, so it is an M3Embeddings of one text."""
-        if isinstance(rows, int):
-            i = range(len(self))[rows]
+        if isinstance(rows, SupportsIndex) and not isinstance(rows, Tensor):
+            i = range(len(self))[int(rows)]
             rows = slice(i, i + 1)
         picked: Rows = rows
         if _contiguous_span(rows, len(self)) is None:
@@ -268,6 +268,7 @@ class M3Embeddings:
     @classmethod
     def concat(cls, parts: Sequence[M3Embeddings]) -> M3Embeddings:
         """The texts of all `parts`, one after another; every part must hold the same views."""
+        parts = list(parts)
         if not parts:
             raise InputError("nothing to concatenate: parts is empty")
         names = [name for name, view in parts[0]._views() if view is not None]
@@ -346,9 +347,12 @@ class M3Embeddings:
             }
 
         sparse, colbert = group("sparse"), group("colbert")
-        return cls(
-            dense=tensors.get("dense"),
-            sparse=SparseVectors(**sparse) if sparse else None,
-            colbert=TokenVectors(**colbert) if colbert else None,
-            truncated=tensors.get("truncated"),
-        )
+        try:
+            return cls(
+                dense=tensors.get("dense"),
+                sparse=SparseVectors(**sparse) if sparse else None,
+                colbert=TokenVectors(**colbert) if colbert else None,
+                truncated=tensors.get("truncated"),
+            )
+        except TypeError as error:
+            raise InputError(f"{path}: tensors are missing or unknown: {error}") from error

@@ -85,8 +85,13 @@ class M3Encoder:
 
         Raises:
             CheckpointError: names the file that is missing or does not fit.
+            InputError: there is no such device, or `dtype` is none.
         """
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if not isinstance(name, str | Path):
+            raise InputError(f"a model's name is a string or a path, not {type(name).__name__}")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype is {dtype!r}: give a torch dtype such as torch.float16")
+        target = _device(device)
         if dtype is None:
             dtype = torch.float16 if target.type == "cuda" else torch.float32
         directory = locate_checkpoint(name, revision)
@@ -314,6 +319,20 @@ def _batches(lengths: list[int], token_budget: int) -> Iterator[list[int]]:
         batch.append(text)
     if batch:
         yield batch
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best there is."""
+    cuda = torch.cuda.is_available()
+    try:
+        target = torch.device(device or ("cuda" if cuda else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device is {device!r}: give 'cpu', 'cuda' or 'cuda:1'") from error
+    if target.type == "cuda" and (not cuda or (target.index or 0) >= torch.cuda.device_count()):
+        raise InputError(
+            f"device {device} is not there; CUDA devices: {torch.cuda.device_count()}"
+        )
+    return target
 
 
 def _check_texts(texts: str | Sequence[str]) -> list[str]:

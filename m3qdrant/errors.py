@@ -8,6 +8,8 @@ only Python's own classes still catches them.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CheckpointError",
     "CollectionExistsError",
@@ -57,6 +59,10 @@ class DocumentError(InputError):
         self.field = field
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error can cross from a worker process."""
+        return type(self), (self.id, self.field, self.reason)
+
 
 class PointError(InputError):
     """One point (a qdrant `PointStruct`) would damage the collection, so it was not written.
@@ -72,6 +78,10 @@ class PointError(InputError):
         self.id = id
         self.field = field
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error can cross from a worker process."""
+        return type(self), (self.id, self.field, self.reason)
 
 
 class CollectionNotFoundError(M3QdrantError, LookupError):
@@ -92,6 +102,10 @@ class SchemaMismatchError(M3QdrantError):
     def __init__(self, message: str, differences: list[str]) -> None:
         super().__init__(message)
         self.differences = differences
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error can cross from a worker process."""
+        return type(self), (str(self), self.differences)
 
 
 class EngineError(M3QdrantError):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.client_base import QdrantBase
@@ -37,7 +38,10 @@ from m3qdrant.query import EmbeddedQuery
 from m3qdrant.schema import COLBERT, Layout, M3Schema, ModelId
 from m3qdrant.scoring import check_weights
 
-__all__ = ["Hit", "M3Store", "StoreInfo"]
+__all__ = ["Hit", "Id", "M3Store", "StoreInfo"]
+
+Id: TypeAlias = str | int | uuid.UUID
+"""What may name a document. `Hit.id` and `Document.id` are its string."""
 
 _TIMEOUT_S = 60
 
@@ -140,6 +144,12 @@ class M3Store:
         """
         if not collection:
             raise InputError("the collection's name is empty")
+        if encoder is not None and not isinstance(encoder, M3Encoder):
+            raise InputError(
+                f"encoder is {type(encoder).__name__}: make one with M3Encoder.from_pretrained"
+            )
+        if schema is not None and not isinstance(schema, M3Schema):
+            raise InputError(f"schema is {type(schema).__name__}: give an M3Schema")
         self.collection = collection
         self.encoder = encoder
         self._schema = schema
@@ -204,6 +214,10 @@ class M3Store:
         self._check_open()
         if isinstance(documents, str | Mapping | Document):
             documents = [documents]
+        if not isinstance(documents, Iterable):
+            raise InputError(f"documents must be an iterable, not {type(documents).__name__}")
+        if embeddings is not None and not isinstance(embeddings, M3Embeddings):
+            raise InputError(f"embeddings must be M3Embeddings, not {type(embeddings).__name__}")
         if isinstance(documents, Sequence):
             total = len(documents)
         if embeddings is not None and total != len(embeddings):
@@ -227,7 +241,7 @@ class M3Store:
 
     def delete(
         self,
-        ids: str | Iterable[str] | None = None,
+        ids: Id | Iterable[Id] | None = None,
         *,
         filter: models.Filter | Mapping[str, Any] | None = None,
     ) -> int:
@@ -245,7 +259,7 @@ class M3Store:
         if layout is None:
             return 0
         if ids is not None:
-            points = [point_id(str(id)) for id in ([ids] if isinstance(ids, str) else ids)]
+            points = _point_ids([ids] if isinstance(ids, Id) else ids)
             condition = models.Filter(must=[models.HasIdCondition(has_id=list(points))])
         else:
             found = as_filter(filter)
@@ -275,21 +289,21 @@ class M3Store:
     # -- reading
 
     @overload
-    def get(self, ids: str) -> Document | None: ...
+    def get(self, ids: Id) -> Document | None: ...
     @overload
-    def get(self, ids: list[str] | tuple[str, ...]) -> list[Document | None]: ...
+    def get(self, ids: list[Id] | list[str] | tuple[Id, ...]) -> list[Document | None]: ...
     def get(
-        self, ids: str | list[str] | tuple[str, ...]
+        self, ids: Id | list[Id] | list[str] | tuple[Id, ...]
     ) -> Document | list[Document | None] | None:
         """The document with this id, or a list for a list of ids; None where there is none."""
-        wanted = [point_id(str(id)) for id in ([ids] if isinstance(ids, str) else ids)]
+        wanted = _point_ids([ids] if isinstance(ids, Id) else ids)
         found: dict[str, Document] = {}
         if self._ready() is not None and wanted:
             with self._calling("get"):
                 points = self.client.retrieve(self.collection, ids=wanted, with_payload=True)
             found = {str(point.id): convert.document(point) for point in points}
         documents = [found.get(id) for id in wanted]
-        return documents[0] if isinstance(ids, str) else documents
+        return documents[0] if isinstance(ids, Id) else documents
 
     def count(self, filter: models.Filter | Mapping[str, Any] | None = None) -> int:
         """How many documents there are, or how many satisfy a filter. Exact."""
@@ -465,6 +479,12 @@ class M3Store:
                 f"{operation} of collection {self.collection!r} at {self._location} failed: "
                 f"{str(error).strip() or type(error).__name__}"
             ) from error
+
+
+def _point_ids(ids: Iterable[Id]) -> list[str]:
+    if not isinstance(ids, Iterable):
+        raise InputError(f"ids are strings, integers or UUIDs, not {type(ids).__name__}")
+    return [point_id(str(id)) for id in ids]
 
 
 def _hit(point: models.ScoredPoint, scores: dict[str, float], mode: str) -> Hit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -77,6 +78,7 @@ def test_an_integer_keeps_the_axis_and_negative_ones_count_from_the_end() -> Non
     emb = random_embeddings([1, 0, 3], [0, 2, 1])
     assert len(emb[1]) == 1
     assert_same(emb[-1], emb[2])
+    assert_same(emb[np.int64(1)], emb[1])
     assert emb.colbert[-1].shape == (3, DIM)
     assert emb.sparse[-2].indices.shape == (2,)
     for view in (emb, emb.colbert, emb.sparse):
@@ -138,6 +140,10 @@ def test_loading_what_is_no_embeddings_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "garbage").write_bytes(b"not a safetensors file at all")
     with pytest.raises(InputError, match="garbage"):
         M3Embeddings.load(tmp_path / "garbage")
+    half = {"sparse.indptr": torch.zeros(2)}
+    save_file(half, tmp_path / "half", metadata={"format": "m3qdrant-embeddings/1"})
+    with pytest.raises(InputError, match="half: tensors are missing"):
+        M3Embeddings.load(tmp_path / "half")
     save_file({"dense": torch.ones(1)}, tmp_path / "foreign")
     with pytest.raises(InputError, match="not embeddings saved by m3qdrant"):
         M3Embeddings.load(tmp_path / "foreign")

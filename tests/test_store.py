@@ -189,6 +189,20 @@ def test_limit_above_candidates_and_above_the_collection(open_store: Open) -> No
             assert len({hit.id for hit in store.search(query, mode, limit=500)}) == 30
 
 
+def test_wrong_types(encoder: M3Encoder) -> None:
+    with pytest.raises(InputError, match=r"encoder is str: make one"):
+        M3Store(":memory:", "c", "m3-tiny")
+    with M3Store(":memory:", "c", encoder) as store:
+        for wrong in (None, 5):
+            with pytest.raises(InputError, match="documents must be an iterable"):
+                store.add(wrong)
+        with pytest.raises(InputError, match="embeddings must be M3Embeddings, not str"):
+            store.add(["a"], embeddings="x")
+        for use in (store.get, store.delete):
+            with pytest.raises(InputError, match=r"ids"):
+                use(None)
+
+
 def test_search_in_an_empty_collection(open_store: Open, encoder: M3Encoder) -> None:
     with open_store(encoder) as store:
         for mode in MODES:
@@ -257,6 +271,9 @@ def test_add_get_count_delete(open_store: Open, encoder: M3Encoder) -> None:
         assert [item.id if item else None for item in found] == ["b", None, "a"]
         assert store.get("nope") is None
         assert store.get([]) == []
+        store.add({"id": 5, "text": "five"})
+        assert store.get(5) == store.get("5") == Document("5", "five", {})
+        assert store.delete(5) == 1
         assert store.delete(["a", "nope"]) == 1
         assert store.delete(filter={"year": {"gte": 2020}}) == 1
         assert store.count() == 1
