@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
+    # read when torch loads: threads that spin for work cost a busy machine half its speed
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except M3QdrantError as error:
@@ -291,6 +294,8 @@ def _open(location: str, collection: str, model: str | None, create: bool) -> It
     from m3qdrant.errors import CollectionNotFoundError
     from m3qdrant.store import M3Store
 
+    if location == ":memory:":
+        raise InputError("':memory:' ends with the command: give a directory or a server's URL")
     if model is None:
         try:
             with M3Store(location, collection, create=False) as store:

@@ -43,7 +43,7 @@ def open_demo(encoder: M3Encoder, directory: Path | None = None, progress: bool 
     done = directory / "indexed"  # written last: without it the collection may be half full
     store = M3Store(directory, _COLLECTION, encoder)
     try:
-        if not done.exists():
+        if not done.exists() or store.count() == 0:
             documents = stdlib_docstrings()
             stored = store.get([document.id for document in documents])
             missing = [

@@ -15,8 +15,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
+import numpy as np
 import torch
 from m3kernels.packing import from_lengths
 from safetensors import SafetensorError, safe_open
@@ -113,7 +114,7 @@ class SparseVectors:
     @overload
     def __getitem__(self, rows: Rows) -> SparseVectors: ...
     def __getitem__(self, rows: int | Rows) -> SparseRow | SparseVectors:
-        if isinstance(rows, SupportsIndex) and not isinstance(rows, Tensor):
+        if isinstance(rows, int | np.integer):
             rows = range(len(self))[int(rows)]
             start, stop = self.indptr[rows : rows + 2].tolist()
             return SparseRow(self.indices[start:stop], self.values[start:stop])
@@ -168,7 +169,7 @@ class TokenVectors:
     @overload
     def __getitem__(self, rows: Rows) -> TokenVectors: ...
     def __getitem__(self, rows: int | Rows) -> Tensor | TokenVectors:
-        if isinstance(rows, SupportsIndex) and not isinstance(rows, Tensor):
+        if isinstance(rows, int | np.integer):
             rows = range(len(self))[int(rows)]
             start, stop = self.cu_seqlens[rows : rows + 2].tolist()
             return self.vectors[start:stop]
@@ -248,7 +249,7 @@ class M3Embeddings:
 
     def __getitem__(self, rows: int | Rows) -> M3Embeddings:
         """Some of the texts; `emb[i]` keeps the axis, so it is an M3Embeddings of one text."""
-        if isinstance(rows, SupportsIndex) and not isinstance(rows, Tensor):
+        if isinstance(rows, int | np.integer):
             i = range(len(self))[int(rows)]
             rows = slice(i, i + 1)
         picked: Rows = rows

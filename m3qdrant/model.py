@@ -223,11 +223,11 @@ def locate_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     """
     if not str(name):
         raise CheckpointError("the model's name is empty; the bundled one is m3-tiny")
+    if isinstance(name, str) and name in BUNDLED:  # "./m3-tiny" is a folder of the user's
+        return Path(str(BUNDLED[name]))
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if str(name) in BUNDLED:
-        return Path(str(BUNDLED[str(name)]))
     # "org/model" may be a hub id; what looks like a path is not asked of the hub
     looks_so = str(name).startswith((".", "/", "~", "\\")) or len(path.parts) > 2
     if isinstance(name, Path) or path.exists() or looks_so:

@@ -98,6 +98,8 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in numbers):
         raise InputError(f"weights must be finite and not negative: {weights!r}")
+    if not math.isfinite(sum(numbers)):
+        raise InputError(f"weights are too large to be summed: {weights!r}")
     if sum(numbers) == 0:
         raise InputError("weights are all zero: at least one must be positive")
     return numbers

@@ -263,7 +263,7 @@ class M3Store:
             condition = models.Filter(must=[models.HasIdCondition(has_id=list(points))])
         else:
             found = as_filter(filter)
-            if found is None:  # an empty mapping: every document would go
+            if found is None or found == models.Filter():
                 raise InputError("delete: the filter is empty; it would delete every document")
             condition = found
         with self._calling("delete"):
@@ -392,7 +392,7 @@ class M3Store:
         hits = [
             _hit(point, score, mode) for point, score in zip(answer.points, scores, strict=True)
         ]
-        # the engine may give equal scores in any order; the same search gives the same list
+        # the engine gives equal scores in any order, and cuts at the limit as it likes
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
     # -- the collection behind it

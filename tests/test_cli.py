@@ -150,6 +150,7 @@ def test_bad_input_is_one_clear_line(location: Path, tmp_path: Path) -> None:
         ("filter: lang: can't read", ("search", "x", "--filter", '{"lang": {"is": 1}}', *here)),
         ("--weights must be three numbers", ("search", "x", "--weights", "a,b,c", *here)),
         ("no such directory", ("search", "x", "--model", "./no/model", *here)),
+        ("ends with the command", ("ingest", "-", "--location", ":memory:")),
         ("begins with http://", ("search", "x", "--location", "localhost:6333")),
         ("unknown mode", ("demo", "x", "--mode", "fuzzy")),
         ("fingerprint", ("search", "x", "--model", "m3-tiny", *here)),

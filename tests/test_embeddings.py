@@ -79,6 +79,8 @@ def test_an_integer_keeps_the_axis_and_negative_ones_count_from_the_end() -> Non
     assert len(emb[1]) == 1
     assert_same(emb[-1], emb[2])
     assert_same(emb[np.int64(1)], emb[1])
+    assert_same(emb[np.array([2, 0])], emb[[2, 0]])
+    assert len(emb.colbert[np.array([2, 0])]) == len(emb.sparse[np.array([2, 0])]) == 2
     assert emb.colbert[-1].shape == (3, DIM)
     assert emb.sparse[-2].indices.shape == (2,)
     for view in (emb, emb.colbert, emb.sparse):

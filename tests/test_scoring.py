@@ -85,6 +85,7 @@ def test_views_that_do_not_go_together(pair: tuple[M3Embeddings, M3Embeddings]) 
         ((1, -1, 1), "not negative"),
         ((1, math.nan, 1), "finite"),
         ((1, math.inf, 1), "finite"),
+        ((1e308, 1e308, 1e308), "too large"),
         ((1, "a", 1), "three numbers"),
         (3, "three numbers"),
     ],

@@ -660,6 +660,8 @@ def test_delete_takes_ids_or_a_filter(open_store: Open, encoder: M3Encoder) -> N
             store.delete("a", filter={"a": 1})
         with pytest.raises(InputError, match="every document"):
             store.delete(filter={})
+        with pytest.raises(InputError, match="every document"):
+            store.delete(filter=models.Filter())
         assert store.delete([]) == 0
         assert store.count() == 1
 
