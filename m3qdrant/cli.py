@@ -100,13 +100,13 @@ def _options(
 @app.command()
 def demo(
     query: Annotated[
-        list[str] | None, typer.Argument(help="What to look for [default: a few good queries].")
+        list[str] | None, typer.Argument(help="What to look for (default: a few good queries).")
     ] = None,
     mode: ModeOption = "weighted",
     limit: Limit = 5,
     model: Model = "m3-tiny",
     location: Annotated[
-        Path | None, typer.Option(help="Where to keep the collection [default: a cache folder].")
+        Path | None, typer.Option(help="Where to keep the collection (default: a cache folder).")
     ] = None,
     as_json: Json = False,
 ) -> None:
