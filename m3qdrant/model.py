@@ -191,6 +191,7 @@ class M3Model(nn.Module):
             token_ids,
             packing.cu_seqlens,
             ignore_ids=ignore_ids,
+            validate=False,  # the tokenizer's ids and our own offsets
         )
 
 

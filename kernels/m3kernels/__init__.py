@@ -3,9 +3,11 @@
     maxsim           late-interaction (ColBERT) scores of queries against documents
     sparse_max       token states to lexical weights, the largest for each token id
     lexical_scores   products of sparse lexical weights
+    quantize_tokens  token vectors in eight bits, for maxsim's documents
 
 Each op is a subpackage of the same shape: the public function with its checks and its dispatch in
-``__init__``, a plain ``reference``, and one module for each backend.
+``__init__``, a plain ``reference``, and one module for each backend. The ops are also torch's,
+``torch.ops.m3kernels.*``, so that torch.compile traces them.
 """
 
 # `maxsim` and `sparse_max` name both a subpackage and its function. Importing a subpackage binds
@@ -13,6 +15,7 @@ Each op is a subpackage of the same shape: the public function with its checks a
 # again for a later `import m3kernels.maxsim.reference`, so the function stays.
 from m3kernels.lexical import lexical_scores
 from m3kernels.maxsim import maxsim
+from m3kernels.quantize import quantize_tokens
 from m3kernels.sparse_max import sparse_max
 
-__all__ = ["lexical_scores", "maxsim", "sparse_max"]
+__all__ = ["lexical_scores", "maxsim", "quantize_tokens", "sparse_max"]

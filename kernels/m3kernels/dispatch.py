@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+import os
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
-T = TypeVar("T")
+import torch
+
+from m3kernels import target
+from m3kernels.target import Target
+
+BACKENDS = ("triton", "torch", "reference")
+
+# The first release whose host-side descriptors, NaN-propagating max and interpreter the kernels
+# were tested with; torch 2.10 brings it.
+_OLDEST_TRITON = (3, 6)
 
 
-def choose(op: str, backend: str | None, implementations: Mapping[str, T]) -> T:
-    """Return the implementation that `backend` names, or the default one.
+def interpreting() -> bool:
+    """Whether Triton runs kernels in Python, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def target_of(device: torch.device) -> Target | None:
+    """Return the target that kernels on `device` are launched for, or None where none runs."""
+    if device.type == "cpu" and interpreting():
+        return target.INTERPRETER
+    return target.of(device)
+
+
+def choose(op: str, backend: str | None, device: torch.device, unsupported: str | None) -> str:
+    """Return the name of the implementation that runs.
 
     Args:
         op: the op's name, for the error.
-        backend: a key of `implementations`, or None for the best one there is.
-        implementations: the op's implementations by backend.
+        backend: "triton", "torch" or "reference", or None for the best one there is.
+        device: where the tensors are.
+        unsupported: why the op's Triton kernel can't take these tensors, or None.
 
     Raises:
-        NotImplementedError: `backend` is "triton" and the op has no Triton kernel.
-        ValueError: `backend` is not a backend's name.
+        ValueError: `backend` is not a backend's name, or it is "triton" and can't be used here.
+            The message says why.
     """
-    name = "torch" if backend is None else backend
-    if name in implementations:
-        return implementations[name]
-    if name == "triton":
-        raise NotImplementedError(
-            f"{op} has no Triton kernel in this version; use backend='torch'"
-        )
-    known = ", ".join(repr(known) for known in sorted(implementations))
-    raise ValueError(f"backend is {backend!r}; expected None or one of {known}")
+    if backend is None:
+        usable = device.type == "cuda" and not _no_triton(device) and not unsupported
+        return "triton" if usable else "torch"
+    if backend not in BACKENDS:
+        known = ", ".join(repr(known) for known in BACKENDS)
+        raise ValueError(f"backend is {backend!r}; expected None or one of {known}")
+    if backend == "triton":
+        reason = _no_triton(device) or unsupported
+        if reason:
+            raise ValueError(f"{op} can't run backend='triton': {reason}; use backend='torch'")
+    return backend
+
+
+def _no_triton(device: torch.device) -> str | None:
+    """Why no Triton kernel runs on this device, or None."""
+    found = _triton_version()
+    if found is None:
+        return "triton is not installed"
+    if found < _OLDEST_TRITON:
+        return f"triton is {found[0]}.{found[1]}, and the kernels need 3.6 or newer"
+    if target_of(device) is None:
+        if device.type == "cuda":
+            return f"no launch table is made for {torch.cuda.get_device_name(device)}"
+        return f"the tensors are on {device}, and it needs a GPU (or TRITON_INTERPRET=1)"
+    return None
+
+
+@cache
+def _triton_version() -> tuple[int, int] | None:
+    for name in ("triton", "pytorch-triton", "triton-rocm", "pytorch-triton-rocm"):
+        try:
+            major, minor = version(name).split(".")[:2]
+        except PackageNotFoundError:
+            continue
+        return int(major), int(minor)
+    return None

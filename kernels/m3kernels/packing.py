@@ -3,7 +3,8 @@
 A packed batch is one tensor with the rows of all sequences one after another, and `cu_seqlens`
 (n + 1,): sequence i owns the rows cu_seqlens[i] up to cu_seqlens[i + 1]. It may own none.
 
-The checks compare values, so on a GPU each waits for the device once.
+The checks come in two kinds. `check_...` looks at shapes, dtypes and devices: free, and traceable
+by torch.compile. `check_..._values` compares numbers, so on a GPU each waits for the device.
 """
 
 from __future__ import annotations
@@ -65,18 +66,26 @@ def check_tensor(
     return value
 
 
-def check_cu_seqlens(name: str, value: object, *, rows: int, device: torch.device) -> Tensor:
-    """Return `value` as int64 if it packs exactly `rows` rows.
+def check_cu_seqlens(name: str, value: object, *, device: torch.device) -> Tensor:
+    """Return `value` as int64 if it can be offsets: (n + 1,) on `device`.
 
     Raises:
         TypeError: not a tensor of int32 or int64.
-        ValueError: not (n + 1,), another device, a first entry other than 0, a decreasing entry,
-            or a last entry other than `rows`.
+        ValueError: not (n + 1,), or another device.
     """
     given = check_tensor(name, value, ndim=1, dtypes=INDEX_DTYPES, device=device)
-    if given.numel() == 0:
+    if given.shape[0] == 0:
         raise ValueError(f"{name} is empty; expected (n + 1,) entries, at least the single 0")
-    cu_seqlens = given.to(torch.int64)
+    return given.to(torch.int64)
+
+
+def check_cu_seqlens_values(name: str, cu_seqlens: Tensor, *, rows: int) -> None:
+    """Pass if offsets that `check_cu_seqlens` returned pack exactly `rows` rows.
+
+    Raises:
+        ValueError: a first entry other than 0, a decreasing entry, or a last entry other than
+            `rows`.
+    """
     steps = cu_seqlens.diff()
     # One transfer for the three numbers.
     lowest = steps.min() if steps.numel() else steps.new_zeros(())
@@ -92,24 +101,29 @@ def check_cu_seqlens(name: str, value: object, *, rows: int, device: torch.devic
         )
     if last != rows:
         raise ValueError(f"{name} ends with {last}; expected {rows}, the rows that it packs")
-    return cu_seqlens
 
 
-def check_pairs(
-    value: object, *, n_queries: int, n_documents: int, device: torch.device
-) -> Tensor:
-    """Return `pairs` as int64 (n_pairs, 2) if each row is a (query, document) that there is.
+def check_pairs(value: object, *, device: torch.device) -> Tensor:
+    """Return `pairs` as int64 if it is (n_pairs, 2) on `device`.
 
     Raises:
         TypeError: not a tensor of int32 or int64.
-        ValueError: not (n_pairs, 2), another device, or an index out of range.
+        ValueError: not (n_pairs, 2), or another device.
     """
     pairs = check_tensor("pairs", value, ndim=2, dtypes=INDEX_DTYPES, device=device)
     if pairs.shape[1] != 2:
         raise ValueError(f"pairs has shape {tuple(pairs.shape)}; expected (n_pairs, 2)")
-    pairs = pairs.to(torch.int64)
+    return pairs.to(torch.int64)
+
+
+def check_pairs_values(pairs: Tensor, *, n_queries: int, n_documents: int) -> None:
+    """Pass if each row of `pairs` is a (query, document) that there is.
+
+    Raises:
+        ValueError: an index out of range.
+    """
     if pairs.shape[0] == 0:
-        return pairs
+        return
     lowest, highest = torch.stack([pairs.amin(0), pairs.amax(0)]).tolist()
     columns = (("query", "queries", n_queries), ("document", "documents", n_documents))
     for low, high, (one, many, n) in zip(lowest, highest, columns, strict=True):
@@ -118,18 +132,16 @@ def check_pairs(
                 f"pairs has the {one} index {low if low < 0 else high}; "
                 f"expected 0 <= index < {n}, the number of {many}"
             )
-    return pairs
 
 
 def check_csr(
     name: str, value: object, *, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a CSR triple with int64 indptr and indices if its rows ascend without duplicates.
+    """Return a CSR triple with int64 indptr and indices if its parts go together.
 
     Raises:
         TypeError: not a triple (indptr, indices, values) of tensors of the right dtypes.
-        ValueError: shapes or devices that disagree, an indptr that does not fit, a negative
-            index, or indices that do not ascend in their row.
+        ValueError: shapes or devices that disagree.
     """
     if not isinstance(value, (tuple, list)) or len(value) != 3:
         raise TypeError(f"{name} is no triple; expected (indptr, indices, values)")
@@ -137,25 +149,51 @@ def check_csr(
     check_tensor(f"{name}'s indices", indices, ndim=1, dtypes=INDEX_DTYPES, device=device)
     device = indices.device
     check_tensor(f"{name}'s values", values, ndim=1, dtypes=FLOAT_DTYPES, device=device)
-    nnz = indices.shape[0]
-    if values.shape[0] != nnz:
-        raise ValueError(f"{name}'s values has {values.shape[0]} entries; expected {nnz}")
-    indptr = check_cu_seqlens(f"{name}'s indptr", indptr, rows=nnz, device=device)
-    indices = indices.to(torch.int64)
-    if nnz:
-        lowest = int(indices.min())
-        if lowest < 0:
-            raise ValueError(f"{name}'s indices has {lowest}; expected 0 or above")
-        rows = segment_ids(indptr, nnz)
-        wrong = (indices.diff() <= 0) & (rows.diff() == 0)
-        if bool(wrong.any()):
-            i = int(wrong.nonzero()[0])
-            before, after = indices[i : i + 2].tolist()
-            raise ValueError(
-                f"{name}'s indices has {after} after {before} in row {int(rows[i])}; "
-                "expected ascending indices, none twice"
-            )
+    if values.shape[0] != indices.shape[0]:
+        raise ValueError(
+            f"{name}'s values has {values.shape[0]} entries; expected {indices.shape[0]}"
+        )
+    indptr = check_cu_seqlens(f"{name}'s indptr", indptr, device=device)
     return indptr, indices, values
+
+
+def check_csr_values(name: str, csr: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Pass if the rows of a triple that `check_csr` returned ascend without duplicates.
+
+    Raises:
+        ValueError: an indptr that does not fit, a negative index, or indices that do not ascend
+            in their row.
+    """
+    indptr, indices, _ = csr
+    nnz = indices.shape[0]
+    check_cu_seqlens_values(f"{name}'s indptr", indptr, rows=nnz)
+    if not nnz:
+        return
+    lowest = int(indices.min())
+    if lowest < 0:
+        raise ValueError(f"{name}'s indices has {lowest}; expected 0 or above")
+    rows = segment_ids(indptr, nnz)
+    wrong = (indices.diff() <= 0) & (rows.diff() == 0)
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        before, after = indices[i : i + 2].tolist()
+        raise ValueError(
+            f"{name}'s indices has {after} after {before} in row {int(rows[i])}; "
+            "expected ascending indices, none twice"
+        )
+
+
+def check_capturing(device: torch.device) -> None:
+    """Pass if values may be read now: not while a CUDA graph records.
+
+    Raises:
+        ValueError: the device's current stream records a graph.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "validate is True while a CUDA graph records, and the checks wait for the device; "
+            "pass validate=False"
+        )
 
 
 def _short(dtype: torch.dtype) -> str:

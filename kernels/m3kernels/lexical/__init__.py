@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import TypeAlias
 
 # `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, no_grad
+from torch import Tensor, float32, int64, no_grad, stack
+from torch.library import custom_op
 
 from m3kernels.dispatch import choose
 from m3kernels.lexical.reference import lexical_scores_reference
 from m3kernels.lexical.torch import lexical_scores_torch
-from m3kernels.packing import check_csr
+from m3kernels.packing import check_capturing, check_csr, check_csr_values
 
 __all__ = ["lexical_scores"]
 
 CSR: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-_IMPLEMENTATIONS = {"torch": lexical_scores_torch, "reference": lexical_scores_reference}
 
-
-def lexical_scores(q_csr: CSR, d_csr: CSR, *, backend: str | None = None) -> Tensor:
+def lexical_scores(
+    q_csr: CSR, d_csr: CSR, *, backend: str | None = None, validate: bool = True
+) -> Tensor:
     """Score queries against documents by the lexical weights of the terms that they share.
 
         score(q, d) = sum over the ids in both of w_q[id] * w_d[id]
@@ -29,24 +30,90 @@ def lexical_scores(q_csr: CSR, d_csr: CSR, *, backend: str | None = None) -> Ten
     counts as no term. A NaN or an infinity reaches the scores of the pairs that share its id and
     no others.
 
+    Products are summed in float32 whatever the weights are. The same inputs give the same bytes.
+    There is no gradient: the result never requires one. The op is
+    `torch.ops.m3kernels.lexical_scores`, so torch.compile traces it. With Triton and
+    `validate=False` the call never waits for the device, and a CUDA graph can record it.
+
     Args:
         q_csr: the queries, (indptr (n_q + 1,) int64 or int32, indices (nnz,) int64 or int32,
             values (nnz,) float32, float16 or bfloat16); the indices of a row ascend and none
             stands twice, as `sparse_max` returns them.
-        d_csr: the documents, the same.
-        backend: "torch" or "reference"; None picks the best one for the device.
+        d_csr: the documents, the same. The dtypes may differ from the queries'.
+        backend: "triton", "torch" or "reference"; None picks the best one for the device.
+        validate: compare the values of each indptr and indices with the shapes and with one
+            another, which waits for a GPU. With False, indices and values may be longer than
+            indptr[-1], as `sparse_max(..., trim=False)` returns them: entries from indptr[-1] on
+            are ignored. Wrong values of indptr or indices then give wrong scores.
 
     Returns:
-        (n_q, n_d) float32. The same inputs give the same bytes. It never requires a gradient.
+        (n_q, n_d) float32.
 
     Raises:
         TypeError: an argument is no triple of tensors or has another dtype.
-        ValueError: an argument has another shape, device or value. The message names it. The
-            checks read the indices, so on a GPU the call waits for the device.
-        NotImplementedError: `backend` has no kernel in this version.
+        ValueError: an argument has another shape, device or value, or `backend` can't run here.
+            The message names it.
     """
     q = check_csr("q_csr", q_csr)
     d = check_csr("d_csr", d_csr, device=q[0].device)
-    implementation = choose("lexical_scores", backend, _IMPLEMENTATIONS)
     with no_grad():
-        return implementation(q, d)
+        scores: Tensor = _lexical_scores(*q, *d, backend, validate)
+    return scores
+
+
+@custom_op(
+    "m3kernels::lexical_scores",
+    mutates_args=(),
+    schema="(Tensor indptr_q, Tensor indices_q, Tensor values_q, "
+    "Tensor indptr_d, Tensor indices_d, Tensor values_d, str? backend, bool validate) -> Tensor",
+)
+def _lexical_scores(
+    indptr_q: Tensor,
+    indices_q: Tensor,
+    values_q: Tensor,
+    indptr_d: Tensor,
+    indices_d: Tensor,
+    values_d: Tensor,
+    backend: str | None,
+    validate: bool,
+) -> Tensor:
+    """What depends on values, hidden from tracers: the checks and the choice of a backend."""
+    q, d = (indptr_q, indices_q, values_q), (indptr_d, indices_d, values_d)
+    if validate:
+        check_capturing(indptr_q.device)
+        check_csr_values("q_csr", q)
+        check_csr_values("d_csr", d)
+    match choose("lexical_scores", backend, indptr_q.device, _unsupported(q, d)):
+        case "triton":
+            from m3kernels.lexical.triton import lexical_scores_triton
+
+            return lexical_scores_triton(q, d)
+        case "torch":
+            return lexical_scores_torch(_plain(q, validate), _plain(d, validate))
+        case _:
+            return lexical_scores_reference(_plain(q, validate), _plain(d, validate))
+
+
+@_lexical_scores.register_fake
+def _(
+    indptr_q: Tensor, indices_q: Tensor, values_q: Tensor, indptr_d: Tensor, *_: object
+) -> Tensor:
+    return values_q.new_empty((indptr_q.shape[0] - 1, indptr_d.shape[0] - 1), dtype=float32)
+
+
+def _plain(csr: CSR, validated: bool) -> CSR:
+    """Return a CSR as the plain backends take it: int64 indices, no entry outside the rows."""
+    indptr, indices, values = csr
+    if not validated:
+        # As valid as indptr can be made; the slice waits for a GPU, as these backends do anyway.
+        indptr = indptr.clamp(0, indices.shape[0]).cummax(0).values
+        start, end = stack([indptr[0], indptr[-1]]).tolist()
+        indptr, indices, values = indptr - start, indices[start:end], values[start:end]
+    return indptr, indices.to(int64), values
+
+
+def _unsupported(q: CSR, d: CSR) -> str | None:
+    """Why the Triton kernel can't take these tensors, or None."""
+    if max(q[0].shape[0], d[0].shape[0]) > 2**31:
+        return "the kernel takes fewer than 2^31 rows"
+    return None

@@ -61,7 +61,8 @@ def _block(
     places = torch.searchsorted(ids, indices_d[hits])
     # A filter hit past the last id has no place; any row will do, the comparison drops it.
     places.clamp_(max=max(ids.numel() - 1, 0))
-    shared = ids[places] == indices_d[hits]
+    # A stored 0 is no term: times an infinity it would be NaN.
+    shared = (ids[places] == indices_d[hits]) & (values_d[hits] != 0)
     hits, places = hits[shared], places[shared]
     weights = values_d[hits].float()
 

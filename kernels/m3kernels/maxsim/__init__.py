@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 # `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, float32, int8, no_grad
+from torch import Tensor, float8_e4m3fn, float32, int8, no_grad
+from torch.library import custom_op
 
-from m3kernels.dispatch import choose
+from m3kernels.dispatch import choose, target_of
 from m3kernels.maxsim.reference import maxsim_reference
 from m3kernels.maxsim.torch import maxsim_torch
-from m3kernels.packing import FLOAT_DTYPES, check_cu_seqlens, check_pairs, check_tensor
+from m3kernels.packing import (
+    FLOAT_DTYPES,
+    check_capturing,
+    check_cu_seqlens,
+    check_cu_seqlens_values,
+    check_pairs,
+    check_pairs_values,
+    check_tensor,
+)
 
 __all__ = ["maxsim"]
 
-_IMPLEMENTATIONS = {"torch": maxsim_torch, "reference": maxsim_reference}
+QUANTIZED_DTYPES = (int8, float8_e4m3fn)
 
 
 def maxsim(
@@ -25,6 +34,7 @@ def maxsim(
     document_scales: Tensor | None = None,
     reduction: str = "mean",
     backend: str | None = None,
+    validate: bool = True,
 ) -> Tensor:
     """Score queries against documents by late interaction.
 
@@ -38,52 +48,59 @@ def maxsim(
     own query or document and no others, and a NaN is never hidden by the max.
 
     Scores are accumulated in float32 whatever the inputs are. The same inputs give the same bytes.
-    There is no gradient: the result never requires one.
+    There is no gradient: the result never requires one. The op is `torch.ops.m3kernels.maxsim`, so
+    torch.compile traces it. With Triton and `validate=False` the call never waits for the device,
+    and a CUDA graph can record it.
 
     Args:
         queries: (sum_q, d) float32, float16 or bfloat16, the query vectors one after another.
         cu_seqlens_q: (n_q + 1,) int64 or int32; query i has the rows cu_seqlens_q[i] up to
             cu_seqlens_q[i + 1].
-        documents: (sum_d, d) float32, float16 or bfloat16, or int8 with `document_scales`.
-            The dtype may differ from the queries'.
+        documents: (sum_d, d) float32, float16 or bfloat16, or int8 or float8_e4m3fn with
+            `document_scales`. The dtype may differ from the queries'.
         cu_seqlens_d: (n_d + 1,) int64 or int32, the same for the documents.
         pairs: (n_pairs, 2) int64 or int32, each row a (query, document) to score, in any order;
             None scores all of them.
         document_scales: (sum_d,) float32, float16 or bfloat16: token j scores
-            document_scales[j] * (q_i . d_j). Required with int8 documents, and only taken there.
+            document_scales[j] * (q_i . d_j). Required with int8 and float8 documents, and only
+            taken there; `quantize_tokens` makes both.
         reduction: "mean" or "sum" over the query's tokens.
-        backend: "torch" or "reference"; None picks the best one for the device.
+        backend: "triton", "torch" or "reference"; None picks the best one for the device.
+        validate: compare the values of `cu_seqlens_q`, `cu_seqlens_d` and `pairs` with the shapes,
+            which waits for a GPU. With False, wrong values there give wrong scores.
 
     Returns:
         (n_q, n_d) float32, or (n_pairs,) float32 where `pairs` is given.
 
     Raises:
         TypeError: an argument is no tensor or has another dtype.
-        ValueError: an argument has another shape, device or value. The message names it. The
-            checks read the cu_seqlens and the pairs, so on a GPU the call waits for the device.
-        NotImplementedError: `backend` has no kernel in this version.
+        ValueError: an argument has another shape, device or value, or `backend` can't run here.
+            The message names it.
     """
     check_tensor("queries", queries, ndim=2, dtypes=FLOAT_DTYPES)
     device = queries.device
-    check_tensor("documents", documents, ndim=2, dtypes=(*FLOAT_DTYPES, int8), device=device)
+    check_tensor(
+        "documents", documents, ndim=2, dtypes=(*FLOAT_DTYPES, *QUANTIZED_DTYPES), device=device
+    )
     if documents.shape[1] != queries.shape[1]:
         raise ValueError(
             f"documents has vectors of {documents.shape[1]}; expected {queries.shape[1]}, "
             "as queries has"
         )
-    cu_q = check_cu_seqlens("cu_seqlens_q", cu_seqlens_q, rows=queries.shape[0], device=device)
-    cu_d = check_cu_seqlens("cu_seqlens_d", cu_seqlens_d, rows=documents.shape[0], device=device)
+    cu_q = check_cu_seqlens("cu_seqlens_q", cu_seqlens_q, device=device)
+    cu_d = check_cu_seqlens("cu_seqlens_d", cu_seqlens_d, device=device)
     if pairs is not None:
-        pairs = check_pairs(
-            pairs, n_queries=cu_q.numel() - 1, n_documents=cu_d.numel() - 1, device=device
+        pairs = check_pairs(pairs, device=device)
+    quantized = documents.dtype in QUANTIZED_DTYPES
+    if quantized and document_scales is None:
+        raise ValueError(
+            f"document_scales is None; expected (sum_d,) scales for {documents.dtype} documents"
         )
-    if documents.dtype == int8 and document_scales is None:
-        raise ValueError("document_scales is None; expected (sum_d,) scales for int8 documents")
     if document_scales is not None:
-        if documents.dtype != int8:
+        if not quantized:
             raise ValueError(
                 f"document_scales is given with {documents.dtype} documents; expected None, "
-                "scales go with int8 documents"
+                "scales go with int8 and float8_e4m3fn documents"
             )
         check_tensor(
             "document_scales", document_scales, ndim=1, dtypes=FLOAT_DTYPES, device=device
@@ -96,7 +113,78 @@ def maxsim(
         document_scales = document_scales.to(float32)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; expected 'mean' or 'sum'")
-
-    implementation = choose("maxsim", backend, _IMPLEMENTATIONS)
     with no_grad():
-        return implementation(queries, cu_q, documents, cu_d, pairs, document_scales, reduction)
+        scores: Tensor = _maxsim(
+            queries, cu_q, documents, cu_d, pairs, document_scales, reduction, backend, validate
+        )
+    return scores
+
+
+@custom_op(
+    "m3kernels::maxsim",
+    mutates_args=(),
+    schema="(Tensor queries, Tensor cu_seqlens_q, Tensor documents, Tensor cu_seqlens_d, "
+    "Tensor? pairs, Tensor? document_scales, str reduction, str? backend, bool validate) "
+    "-> Tensor",
+)
+def _maxsim(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    pairs: Tensor | None,
+    document_scales: Tensor | None,
+    reduction: str,
+    backend: str | None,
+    validate: bool,
+) -> Tensor:
+    """What depends on values, hidden from tracers: the checks and the choice of a backend."""
+    device = queries.device
+    if validate:
+        check_capturing(device)
+        check_cu_seqlens_values("cu_seqlens_q", cu_seqlens_q, rows=queries.shape[0])
+        check_cu_seqlens_values("cu_seqlens_d", cu_seqlens_d, rows=documents.shape[0])
+        if pairs is not None:
+            n_queries, n_documents = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
+            check_pairs_values(pairs, n_queries=n_queries, n_documents=n_documents)
+    arguments = (
+        queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales, reduction,
+    )  # fmt: skip
+    match choose("maxsim", backend, device, _unsupported(queries, documents)):
+        case "triton":
+            from m3kernels.maxsim.triton import maxsim_triton
+
+            return maxsim_triton(*arguments)
+        case "torch":
+            return maxsim_torch(*arguments)
+        case _:
+            return maxsim_reference(*arguments)
+
+
+@_maxsim.register_fake
+def _(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    pairs: Tensor | None,
+    *_: object,
+) -> Tensor:
+    n_q, n_d = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
+    shape = (n_q, n_d) if pairs is None else (pairs.shape[0],)
+    return queries.new_empty(shape, dtype=float32)
+
+
+def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
+    """Why the Triton kernel can't take these tensors, or None."""
+    dim = queries.shape[1]
+    if dim % 16 or not 16 <= dim <= 4096:
+        return f"vectors have {dim} dimensions, and the kernel takes multiples of 16 up to 4096"
+    if max(queries.shape[0], documents.shape[0]) >= 2**31:
+        return "the kernel takes fewer than 2^31 rows"
+    target = target_of(queries.device)
+    if target is not None and target.family == "sm_100" and dim <= 64:
+        return f"Triton's compiler fails for {target.name} below 80 dimensions"
+    if documents.dtype == float8_e4m3fn and target is not None and not target.fp8:
+        return f"{target.name} has no float8_e4m3fn"
+    return None

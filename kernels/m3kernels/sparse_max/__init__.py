@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 # `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, int32, no_grad
+from torch import Tensor, float32, int32, no_grad, stack
+from torch.library import custom_op
+from torch.nn.functional import pad
 
 from m3kernels.dispatch import choose
-from m3kernels.packing import FLOAT_DTYPES, INDEX_DTYPES, check_cu_seqlens, check_tensor
+from m3kernels.packing import (
+    FLOAT_DTYPES,
+    INDEX_DTYPES,
+    check_capturing,
+    check_cu_seqlens,
+    check_cu_seqlens_values,
+    check_tensor,
+)
 from m3kernels.sparse_max.reference import sparse_max_reference
 from m3kernels.sparse_max.torch import sparse_max_torch
 
 __all__ = ["sparse_max"]
 
-_IMPLEMENTATIONS = {"torch": sparse_max_torch, "reference": sparse_max_reference}
+CSR: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
 _LARGEST_ID = 2**31 - 1
 
 
@@ -27,7 +38,9 @@ def sparse_max(
     *,
     ignore_ids: Sequence[int] = (0, 1, 2, 3),
     backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    validate: bool = True,
+    trim: bool = True,
+) -> CSR:
     """Turn token states into lexical weights, as CSR.
 
     Token t weighs w_t = relu(hidden_t . weight + bias). A sequence's weight of a token id is the
@@ -39,7 +52,10 @@ def sparse_max(
     finds it; FlagEmbedding drops it, and a broken model looks like a text without words.
 
     Weights are accumulated in float32 whatever the inputs are. The same inputs give the same
-    bytes. There is no gradient: the result never requires one.
+    bytes. There is no gradient: the result never requires one. The op is
+    `torch.ops.m3kernels.sparse_max`, so torch.compile traces it with `trim=False`. With Triton,
+    `validate=False` and `trim=False` the call never waits for the device, and a CUDA graph can
+    record it.
 
     Args:
         hidden: (sum_t, d) float32, float16 or bfloat16, the last hidden states, packed.
@@ -48,18 +64,23 @@ def sparse_max(
         token_ids: (sum_t,) int64 or int32, from 0 to 2^31 - 1.
         cu_seqlens: (n + 1,) int64 or int32; sequence i has the rows cu_seqlens[i] up to
             cu_seqlens[i + 1].
-        ignore_ids: ids that get no weight: cls, pad, eos and unk of XLM-RoBERTa.
-        backend: "torch" or "reference"; None picks the best one for the device.
+        ignore_ids: ids that get no weight: cls, pad, eos and unk of XLM-RoBERTa. Triton compiles
+            its first kernel once for each set of them.
+        backend: "triton", "torch" or "reference"; None picks the best one for the device.
+        validate: compare the values of `token_ids` and `cu_seqlens` with their limits, which waits
+            for a GPU. With False, wrong values there give wrong rows.
+        trim: cut indices and values to the nnz entries that there are, which waits for a GPU.
 
     Returns:
         indptr (n + 1,) int64, indices (nnz,) int32 ascending and unique in each row, values (nnz,)
-        float32, each above 0 or NaN.
+        float32, each above 0 or NaN. With `trim=False` indices and values are (sum_t,), and the
+        entries from nnz = indptr[-1] on mean nothing; `lexical_scores(..., validate=False)` takes
+        such rows as they are.
 
     Raises:
         TypeError: an argument is no tensor or has another dtype.
-        ValueError: an argument has another shape, device or value. The message names it. The
-            checks read cu_seqlens and token_ids, so on a GPU the call waits for the device.
-        NotImplementedError: `backend` has no kernel in this version.
+        ValueError: an argument has another shape, device or value, or `backend` can't run here.
+            The message names it.
     """
     check_tensor("hidden", hidden, ndim=2, dtypes=FLOAT_DTYPES)
     rows, dim = hidden.shape
@@ -79,15 +100,93 @@ def sparse_max(
         raise ValueError(
             f"token_ids has {token_ids.shape[0]} entries; expected {rows}, the rows of hidden"
         )
-    cu_seqlens = check_cu_seqlens("cu_seqlens", cu_seqlens, rows=rows, device=device)
-    if rows:
-        for found in (int(token_ids.min()), int(token_ids.max())):
-            if not 0 <= found <= _LARGEST_ID:
-                raise ValueError(f"token_ids has {found}; expected 0 <= id <= {_LARGEST_ID}")
-
-    implementation = choose("sparse_max", backend, _IMPLEMENTATIONS)
+    cu_seqlens = check_cu_seqlens("cu_seqlens", cu_seqlens, device=device)
     with no_grad():
-        indptr, indices, values = implementation(
-            hidden, weight, bias, token_ids, cu_seqlens, tuple(ignore_ids)
+        indptr, indices, values = _sparse_max(
+            hidden, weight, bias, token_ids, cu_seqlens, list(ignore_ids), backend, validate
         )
-    return indptr, indices.to(int32), values
+    if trim:
+        nnz = int(indptr[-1])
+        indices, values = indices[:nnz], values[:nnz]
+    return indptr, indices, values
+
+
+@custom_op(
+    "m3kernels::sparse_max",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor token_ids, Tensor cu_seqlens, "
+    "int[] ignore_ids, str? backend, bool validate) -> (Tensor, Tensor, Tensor)",
+)
+def _sparse_max(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    token_ids: Tensor,
+    cu_seqlens: Tensor,
+    ignore_ids: list[int],
+    backend: str | None,
+    validate: bool,
+) -> CSR:
+    """What depends on values, hidden from tracers: the checks and the choice of a backend."""
+    rows, device = hidden.shape[0], hidden.device
+    if validate:
+        check_capturing(device)
+        check_cu_seqlens_values("cu_seqlens", cu_seqlens, rows=rows)
+        _check_token_ids_values(token_ids)
+    states = (hidden, weight, bias, token_ids)
+    ignored = tuple(ignore_ids)
+    match choose("sparse_max", backend, device, _unsupported(hidden, cu_seqlens)):
+        case "triton":
+            from m3kernels.sparse_max.triton import sparse_max_triton
+
+            return sparse_max_triton(*states, cu_seqlens, ignored)
+        case "torch":
+            csr = sparse_max_torch(*states, _plain(cu_seqlens, rows, validate), ignored)
+        case _:
+            csr = sparse_max_reference(*states, _plain(cu_seqlens, rows, validate), ignored)
+    indptr, indices, values = csr
+    room = (0, rows - indices.shape[0])
+    return indptr, pad(indices, room), pad(values, room)
+
+
+@_sparse_max.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    token_ids: Tensor,
+    cu_seqlens: Tensor,
+    *_: object,
+) -> CSR:
+    rows = hidden.shape[0]
+    return (
+        cu_seqlens.new_empty(cu_seqlens.shape[0]),
+        hidden.new_empty(rows, dtype=int32),
+        hidden.new_empty(rows, dtype=float32),
+    )
+
+
+def _check_token_ids_values(token_ids: Tensor) -> None:
+    if not token_ids.shape[0]:
+        return
+    # One transfer for the two numbers.
+    for found in stack([token_ids.amin(), token_ids.amax()]).tolist():
+        if not 0 <= found <= _LARGEST_ID:
+            raise ValueError(f"token_ids has {found}; expected 0 <= id <= {_LARGEST_ID}")
+
+
+def _plain(cu_seqlens: Tensor, rows: int, validated: bool) -> Tensor:
+    """Return offsets as the plain backends take them: valid, or made so."""
+    if validated:
+        return cu_seqlens
+    cu_seqlens = cu_seqlens.clamp(0, rows).cummax(0).values
+    cu_seqlens[-1] = rows
+    cu_seqlens[0] = 0
+    return cu_seqlens
+
+
+def _unsupported(hidden: Tensor, cu_seqlens: Tensor) -> str | None:
+    """Why the Triton kernels can't take these tensors, or None."""
+    if max(hidden.shape[0], cu_seqlens.shape[0]) >= 2**31:
+        return "the kernels take fewer than 2^31 rows"
+    return None

@@ -1,0 +1,13 @@
+"""Benchmarks: ``python -m benchmarks kernels`` in the repository root."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# A fresh clone runs without an installation.
+if find_spec("m3kernels") is None:
+    sys.path.insert(0, str(ROOT / "kernels"))
