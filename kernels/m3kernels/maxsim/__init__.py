@@ -21,6 +21,9 @@ from m3kernels.packing import (
 
 __all__ = ["maxsim"]
 
+# Rows are counted in 32 bits, up to the end of the last tile.
+_MOST_ROWS = 2**31 - 1024
+
 QUANTIZED_DTYPES = (int8, float8_e4m3fn)
 
 
@@ -180,8 +183,8 @@ def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
     dim = queries.shape[1]
     if dim % 16 or not 16 <= dim <= 4096:
         return f"vectors have {dim} dimensions, and the kernel takes multiples of 16 up to 4096"
-    if max(queries.shape[0], documents.shape[0]) >= 2**31:
-        return "the kernel takes fewer than 2^31 rows"
+    if max(queries.shape[0], documents.shape[0]) >= _MOST_ROWS:
+        return f"the kernel takes fewer than {_MOST_ROWS:,} rows"
     target = target_of(queries.device)
     if target is not None and target.family == "sm_100" and dim <= 64:
         return f"Triton's compiler fails for {target.name} below 80 dimensions"
