@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from m3kernels.lexical.torch import lexical_scores_torch
+from m3kernels.maxsim import maxima
 from m3kernels.maxsim.reference import maxsim_reference
+from m3kernels.maxsim.torch import maxsim_torch
 from m3kernels.packing import from_lengths
 from m3kernels.sparse_max.reference import sparse_max_reference
 from m3kernels.sparse_max.torch import sparse_max_torch
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
-
-# `import m3kernels.maxsim.torch as ...` would find the function `maxsim`, not the package.
-paths = importlib.import_module("m3kernels.maxsim.torch")
-maxsim_torch = paths.maxsim_torch
 
 FLOAT8 = torch.float8_e4m3fn
 LENGTHS_D = [70, 0, 1, 733, 64, 5, 0, 390]  # enough rows for the native paths
@@ -65,7 +61,7 @@ def close(got, want, atol=2e-6):
 def native(request, monkeypatch):
     """Once with what this CPU has, once as on a CPU without it."""
     if request.param == "widened":
-        monkeypatch.setattr(paths, "_cpu_has", lambda check: False)
+        monkeypatch.setattr(maxima, "_cpu_has", lambda check: False)
 
 
 @pytest.mark.usefixtures("native")
@@ -85,7 +81,7 @@ def test_every_dtype_keeps_float32_accuracy(dtype_q, dtype_d, dim):
 
 def test_the_native_paths_run_where_the_cpu_has_them(monkeypatch):
     asked = []
-    monkeypatch.setattr(paths, "_cpu_has", lambda check: bool(asked.append(check)))
+    monkeypatch.setattr(maxima, "_cpu_has", lambda check: bool(asked.append(check)))
     for dtype in (torch.bfloat16, torch.int8, torch.float32):
         queries, cu_q, documents, cu_d = clustered([32], [600], 128)
         documents, scales = quantized(documents, dtype)
@@ -94,7 +90,7 @@ def test_the_native_paths_run_where_the_cpu_has_them(monkeypatch):
 
 
 def test_a_cpu_check_that_torch_lacks_is_no():
-    assert paths._cpu_has("_is_no_check_of_torch") is False
+    assert maxima._cpu_has("_is_no_check_of_torch") is False
 
 
 @pytest.mark.usefixtures("native")
@@ -292,12 +288,12 @@ def test_int8_of_one_column():
 
 def test_float8_is_widened_exactly():
     every = torch.arange(256).to(torch.uint8).view(FLOAT8)[:, None]
-    rows, factors = paths._widen_float8(every)
+    rows, factors = maxima._widen_float8(every)
     want = every.float()
     assert torch.equal((rows * factors[:, None]).nan_to_num(-1.0), want.nan_to_num(-1.0))
     assert want.isnan().sum() == 2
     spoiled = torch.cat([every[:4], every[127:128]]).view(1, 5)
-    assert paths._widen_float8(spoiled)[1].isnan().all()
+    assert maxima._widen_float8(spoiled)[1].isnan().all()
 
 
 class _Largest(TorchDispatchMode):
