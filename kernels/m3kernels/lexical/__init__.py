@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 # `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, float32, int64, no_grad, stack
+from torch import Tensor, float32, no_grad, stack
 from torch.library import custom_op
 
 from m3kernels.dispatch import choose
@@ -102,14 +102,14 @@ def _(
 
 
 def _plain(csr: CSR, validated: bool) -> CSR:
-    """Return a CSR as the plain backends take it: int64 indices, no entry outside the rows."""
+    """Return a CSR as the plain backends take it: no entry outside the rows."""
     indptr, indices, values = csr
     if not validated:
         # As valid as indptr can be made; the slice waits for a GPU, as these backends do anyway.
         indptr = indptr.clamp(0, indices.shape[0]).cummax(0).values
         start, end = stack([indptr[0], indptr[-1]]).tolist()
         indptr, indices, values = indptr - start, indices[start:end], values[start:end]
-    return indptr, indices.to(int64), values
+    return indptr, indices, values
 
 
 def _unsupported(q: CSR, d: CSR) -> str | None:
