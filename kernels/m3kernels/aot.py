@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from m3kernels.dispatch import triton_version
 from m3kernels.target import TARGETS, Target
 from m3kernels.variant import Variant
 
@@ -182,6 +183,10 @@ def main(arguments: list[str] | None = None) -> int:
     width = 0
     for name in options.target:
         target = TARGETS[name]
+        if (triton_version() or (0, 0)) < target.triton:
+            needed = ".".join(map(str, target.triton))
+            print(f"{name}: left out, it needs triton {needed} or newer", file=sys.stderr)
+            continue
         chosen = [variant for variant in variants(target) if options.match in variant.name]
         width = max([width, *(len(variant.name) for variant in chosen)])
         if chosen and not options.json:

@@ -13,10 +13,6 @@ from m3kernels.target import Target
 
 BACKENDS = ("triton", "torch", "reference")
 
-# The first release whose host-side descriptors, NaN-propagating max and interpreter the kernels
-# were tested with; torch 2.10 brings it.
-_OLDEST_TRITON = (3, 6)
-
 
 def interpreting() -> bool:
     """Whether Triton runs kernels in Python, on CPU tensors."""
@@ -58,20 +54,23 @@ def choose(op: str, backend: str | None, device: torch.device, unsupported: str 
 
 def _no_triton(device: torch.device) -> str | None:
     """Why no Triton kernel runs on this device, or None."""
-    found = _triton_version()
+    found = triton_version()
     if found is None:
         return "triton is not installed"
-    if found < _OLDEST_TRITON:
-        return f"triton is {found[0]}.{found[1]}, and the kernels need 3.6 or newer"
-    if target_of(device) is None:
+    card = target_of(device)
+    if card is None:
         if device.type == "cuda":
             return f"no launch table is made for {torch.cuda.get_device_name(device)}"
         return f"the tensors are on {device}, and it needs a GPU (or TRITON_INTERPRET=1)"
+    if found < card.triton:
+        needed = ".".join(map(str, card.triton))
+        return f"triton is {found[0]}.{found[1]}, and {card.name} needs {needed} or newer"
     return None
 
 
 @cache
-def _triton_version() -> tuple[int, int] | None:
+def triton_version() -> tuple[int, int] | None:
+    """Return the (major, minor) of the triton that is installed, or None."""
     for name in ("triton", "pytorch-triton", "triton-rocm", "pytorch-triton-rocm"):
         try:
             major, minor = version(name).split(".")[:2]

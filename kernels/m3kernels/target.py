@@ -18,6 +18,7 @@ class Target:
         shared_memory: bytes that a block may ask for.
         tma: tensor descriptors load tiles in hardware.
         fp8: float8_e4m3fn can be widened by the compiler.
+        triton: the oldest release that compiles the kernels for it, (major, minor).
     """
 
     name: str
@@ -25,6 +26,7 @@ class Target:
     shared_memory: int
     tma: bool
     fp8: bool
+    triton: tuple[int, int] = (3, 6)
 
     @property
     def backend(self) -> str:
@@ -51,7 +53,8 @@ TARGETS = {
         Target("sm_86", "sm_80", 101_376, tma=False, fp8=False),
         Target("sm_89", "sm_80", 101_376, tma=False, fp8=True),
         Target("sm_90", "sm_90", 232_448, tma=True, fp8=True),
-        Target("sm_100", "sm_100", 232_448, tma=True, fp8=True),
+        # triton 3.6 never ends compiling MaxSim for it
+        Target("sm_100", "sm_100", 232_448, tma=True, fp8=True, triton=(3, 9)),
         Target("sm_120", "sm_80", 101_376, tma=False, fp8=True),
         Target("gfx942", "gfx942", 65_536, tma=False, fp8=False),
     )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from m3kernels.dispatch import triton_version
+from m3kernels.target import TARGETS
 
 from tests.kernels.conftest import HAS_TRITON
 
@@ -29,6 +31,8 @@ def aot(*arguments, **environment):
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_every_variant_compiles_as_intended(target):
+    if triton_version() < TARGETS[target].triton:
+        pytest.skip(f"{target} needs a newer triton")
     run = aot("--target", target, "--json")
     reports = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.returncode == 0, [r for r in reports if r["problems"]] or run.stderr[-2000:]
@@ -65,3 +69,22 @@ def test_it_refuses_to_run_interpreted():
     run = aot(TRITON_INTERPRET="1")
     assert run.returncode == 2
     assert "unset it" in run.stderr
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_float32_is_never_one_tf32_product(target):
+    import torch
+    from m3kernels.maxsim.tiles import TILES
+    from m3kernels.maxsim.triton import constants, product_dtype
+
+    for queries, documents in (
+        (torch.float32, torch.float32),
+        (torch.float32, torch.int8),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.bfloat16),
+    ):
+        compute = product_dtype(queries, documents)
+        assert compute == torch.float32
+        for tile in TILES[target, 4]:
+            of_tile = constants(TARGETS[target], tile, 1024, compute, False)
+            assert of_tile["PRECISION"] == "tf32x3"

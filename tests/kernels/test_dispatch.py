@@ -16,7 +16,7 @@ META = torch.device("meta")
 
 @pytest.fixture(autouse=True)
 def _fresh_caches():
-    caches = (target.of, target.processors, dispatch._triton_version)
+    caches = (target.of, target.processors, dispatch.triton_version)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -58,7 +58,7 @@ def triton(monkeypatch):
     """Pretend that this release of Triton is installed, or none."""
 
     def set_it(release):
-        monkeypatch.setattr(dispatch, "_triton_version", lambda: release)
+        monkeypatch.setattr(dispatch, "triton_version", lambda: release)
 
     set_it((3, 6))
     return set_it
@@ -204,13 +204,22 @@ def test_why_triton_cant_run(triton, card, interpreter):
     assert cant("op", CPU, "it is too large") == "it is too large"
     card((7, 5), name="Quadro RTX 6000")
     assert cant("op", CUDA) == "no launch table is made for Quadro RTX 6000"
+    card((9, 0))
     for release in ((3, 5), (2, 9)):
         triton(release)
-        assert cant("op", CUDA) == (
-            f"triton is {release[0]}.{release[1]}, and the kernels need 3.6 or newer"
-        )
+        found = f"{release[0]}.{release[1]}"
+        assert cant("op", CUDA) == f"triton is {found}, and sm_90 needs 3.6 or newer"
     triton(None)
     assert cant("op", CUDA, "it is too large") == "triton is not installed"
+
+
+def test_a_card_may_need_a_newer_triton(triton, card, interpreter):
+    card((10, 0))
+    triton((3, 8))
+    assert cant("op", CUDA) == "triton is 3.8, and sm_100 needs 3.9 or newer"
+    assert choose("op", None, CUDA, None) == "torch"
+    triton((3, 9))
+    assert choose("op", None, CUDA, None) == "triton"
 
 
 @pytest.mark.parametrize("release", [(3, 6), (3, 9), (3, 10), (4, 0)], ids=str)
@@ -239,4 +248,4 @@ def test_the_installed_triton(monkeypatch, installed, release):
         return installed[name]
 
     monkeypatch.setattr(dispatch, "version", version)
-    assert dispatch._triton_version() == release
+    assert dispatch.triton_version() == release

@@ -168,6 +168,31 @@ def test_empty_documents_in_a_row(kernel):
     assert_agrees(kernel, ragged([2, 1], lengths_d, 16, device=kernel.device))
 
 
+def test_a_document_of_8192_tokens(kernel):
+    batch = ragged([3], [2, 8192, 1], 16, device=kernel.device)
+    want = m3kernels.maxsim(*batch, backend="reference")
+    got = m3kernels.maxsim(*batch, backend=kernel.backend)
+    torch.testing.assert_close(got, want, **LIMITS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card's memory")
+def test_more_numbers_than_32_bits_count(kernel):
+    """100,000 documents, the last of them beyond 2^32 bytes and 2^31 numbers."""
+    if kernel.device.type != "cuda":
+        pytest.skip("needs a card's memory")
+    lengths_d = torch.full((100_000,), 22)
+    rows = int(lengths_d.sum())
+    documents = torch.zeros(rows, 1024, dtype=torch.bfloat16, device=kernel.device)
+    queries, cu_q, last, _ = ragged([32], [22], 1024, dtype=torch.bfloat16, device=kernel.device)
+    documents[-22:] = last
+    cu_d = from_lengths(lengths_d).to(kernel.device)
+    scores = m3kernels.maxsim(queries, cu_q, documents, cu_d, backend=kernel.backend)
+    cu_last = torch.tensor([0, 22], device=kernel.device)
+    want = m3kernels.maxsim(queries, cu_q, last, cu_last, backend="reference")
+    torch.testing.assert_close(scores[:, -1:], want, **LIMITS)
+    assert not scores[:, :-1].any()
+
+
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0)], ids=str)
 def test_nothing_to_score(kernel, sizes):
     n_q, n_d = sizes

@@ -30,6 +30,8 @@ class Tile:
         blocks: resident blocks a multiprocessor, for the size of the persistent grid.
         flat: one loop over tiles and dimensions, whose loads never pause. It keeps a second copy
             of the accumulators, which the largest tiles have no registers for.
+        pairs: a list of pairs may use it. That kernel keeps running maxima beside the
+            accumulators, which the largest tiles have no registers for either.
     """
 
     block_d: int
@@ -39,6 +41,7 @@ class Tile:
     num_stages: int
     blocks: int
     flat: bool = True
+    pairs: bool = True
 
 
 # (target family, bytes of an element in the product) -> tiles by rising block_q
@@ -48,13 +51,13 @@ TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
         Tile(128, 32, 64, 4, 4, 2),
         Tile(128, 64, 64, 4, 4, 2),
         Tile(128, 128, 64, 8, 4, 1),
-        Tile(128, 256, 64, 8, 3, 1, flat=False),
+        Tile(128, 256, 64, 8, 3, 1, flat=False, pairs=False),
     ),
     ("sm_90", 4): (
         Tile(128, 16, 32, 4, 3, 2),
         Tile(128, 32, 32, 4, 3, 2),
         Tile(128, 64, 32, 4, 3, 2),
-        Tile(128, 128, 32, 8, 3, 1),
+        Tile(128, 128, 32, 8, 3, 1, pairs=False),
     ),
     # The accumulators lie in tensor memory, which the compiler can't carry through a flat loop.
     ("sm_100", 2): (
@@ -96,13 +99,13 @@ TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
 }
 
 
-def tile_for(family: str, itemsize: int, query_rows: int) -> Tile:
-    """Return the tile for `query_rows` packed query tokens.
+def tile_for(family: str, itemsize: int, query_rows: int, *, pairs: bool = False) -> Tile:
+    """Return the tile for `query_rows` packed query tokens, or so many of each pair's query.
 
     The smallest that holds them all; past the largest, the one that pads least, and of two alike
     the larger.
     """
-    tiles = TILES[family, itemsize]
+    tiles = [tile for tile in TILES[family, itemsize] if tile.pairs or not pairs]
     for tile in tiles:
         if query_rows <= tile.block_q:
             return tile

@@ -438,8 +438,8 @@ class _Call:
         self.sum_q, self.dim = queries.shape
         self.sum_d = documents.shape[0]
 
-    def _tile(self, query_rows: int) -> Tile:
-        return tile_for(self.target.family, self.compute.itemsize, query_rows)
+    def _tile(self, query_rows: int, *, pairs: bool = False) -> Tile:
+        return tile_for(self.target.family, self.compute.itemsize, query_rows, pairs=pairs)
 
     def _operands(self, tile: Tile) -> tuple[Any, Any, Tensor]:
         """The documents, the queries and the scales as the kernels take them."""
@@ -499,7 +499,7 @@ class _Call:
     ) -> None:
         n_pairs = pairs.shape[0]
         n_queries, n_documents = cu_q.shape[0] - 1, cu_d.shape[0] - 1
-        tile = self._tile(-(-self.sum_q // n_queries))
+        tile = self._tile(-(-self.sum_q // n_queries), pairs=True)
         documents, queries, scales = self._operands(tile)
         # A power of two, so that at most seven kernels are compiled.
         splits = 1
@@ -592,10 +592,12 @@ def _tile_variants(
         operands["p_scales"] = "*fp32"
     shared = constants(target, tile, dim, compute, scaled)
     shape = f"{of_q} x {of_d} {tile.block_d}x{tile.block_q}x{tile.block_k}"
-    for name, kernel, extra in (
-        ("tiles", _maxsim_tiles_kernel, {"FLAT": tile.flat}),
-        ("pairs", _maxsim_pairs_kernel, {"SPLITS": 1, "MEAN": True}),
-    ):
+    kernels: list[tuple[str, Any, dict[str, Any]]] = [
+        ("tiles", _maxsim_tiles_kernel, {"FLAT": tile.flat})
+    ]
+    if tile.pairs:
+        kernels.append(("pairs", _maxsim_pairs_kernel, {"SPLITS": 1, "MEAN": True}))
+    for name, kernel, extra in kernels:
         yield Variant(
             f"maxsim {name} {shape}",
             kernel,
