@@ -176,6 +176,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--match", default="", help="only variants whose name has this text")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
+    installed = triton_version()
+    if installed is None:
+        parser.error("triton is not installed; install it with `pip install triton`")
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 replaces the compiler; unset it")
 
@@ -183,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     width = 0
     for name in options.target:
         target = TARGETS[name]
-        if (triton_version() or (0, 0)) < target.triton:
+        if installed < target.triton:
             needed = ".".join(map(str, target.triton))
             print(f"{name}: left out, it needs triton {needed} or newer", file=sys.stderr)
             continue
