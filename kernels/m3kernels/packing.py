@@ -40,6 +40,15 @@ def segment_ids(cu_seqlens: Tensor, rows: int | None = None) -> Tensor:
     return torch.repeat_interleave(sequences, lengths(cu_seqlens), output_size=rows)
 
 
+def aligned(packed: Tensor) -> Tensor:
+    """Return `packed` as kernels read it: without gaps, at an address for 16-byte loads.
+
+    A copy where it isn't.
+    """
+    packed = packed.contiguous()
+    return packed if packed.data_ptr() % 16 == 0 else packed.clone()
+
+
 def check_tensor(
     name: str,
     value: object,

@@ -218,6 +218,18 @@ def test_offsets_that_lie_stay_in_bounds(kernel):
         m3kernels.maxsim(queries, cu_lies, documents, cu_d, pairs=pairs, **options)
 
 
+def test_pairs_of_nothing_stay_in_bounds(kernel):
+    if kernel.backend != "triton":
+        pytest.skip("the torch path indexes by them")
+    queries, cu_q, documents, cu_d = ragged([3], [9], 16, device=kernel.device)
+    pairs = torch.tensor([[0, 0]], device=kernel.device)
+    for cu in ((cu_q[:1], cu_d), (cu_q, cu_d[:1])):
+        scores = m3kernels.maxsim(
+            queries, cu[0], documents, cu[1], pairs=pairs, backend="triton", validate=False
+        )
+        assert scores.tolist() == [0.0]
+
+
 @pytest.mark.parametrize("backend", [None, "torch"])
 def test_torch_compile_traces_it(device, backend):
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)

@@ -41,6 +41,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from m3kernels.dispatch import interpreting, target_of
 from m3kernels.maxsim.tiles import TILES, Tile, tile_for
+from m3kernels.packing import aligned
 from m3kernels.target import Target, processors
 from m3kernels.variant import Variant
 
@@ -260,6 +261,18 @@ def _maxsim_sums_kernel(
     tl.store(p_score, total, mask=i_d < tl.where(to_q > from_q, n_documents, 0))
 
 
+@triton.jit
+def _rows_of(p_index, p_cu, n, sum_rows):
+    """Return the rows (from, to) of the sequence that a pair names.
+
+    Indices and offsets that were not validated stay in bounds.
+    """
+    i = tl.minimum(tl.maximum(tl.load(p_index), 0), n - 1)
+    start = tl.minimum(tl.maximum(tl.load(p_cu + i), 0), sum_rows)
+    end = tl.minimum(tl.maximum(tl.load(p_cu + i + 1), start), sum_rows)
+    return start.to(tl.int32), end.to(tl.int32)
+
+
 @triton.jit(
     do_not_specialize=["n_queries", "n_documents", "sum_d", "sum_q"],
     do_not_specialize_on_alignment=["p_cu_q", "p_cu_d", "p_pairs"],
@@ -280,15 +293,8 @@ def _maxsim_pairs_kernel(
     """
     i_pair = (tl.program_id(0) // SPLITS).to(tl.int64)
     i_split = tl.program_id(0) % SPLITS
-    query = tl.load(p_pairs + 2 * i_pair)
-    document = tl.load(p_pairs + 2 * i_pair + 1)
-    # Indices and offsets that were not validated stay in bounds.
-    query = tl.minimum(tl.maximum(query, 0), n_queries - 1)
-    document = tl.minimum(tl.maximum(document, 0), n_documents - 1)
-    start_q = tl.minimum(tl.maximum(tl.load(p_cu_q + query), 0), sum_q).to(tl.int32)
-    end_q = tl.minimum(tl.maximum(tl.load(p_cu_q + query + 1), start_q), sum_q).to(tl.int32)
-    start_d = tl.minimum(tl.maximum(tl.load(p_cu_d + document), 0), sum_d).to(tl.int32)
-    end_d = tl.minimum(tl.maximum(tl.load(p_cu_d + document + 1), start_d), sum_d).to(tl.int32)
+    start_q, end_q = _rows_of(p_pairs + 2 * i_pair, p_cu_q, n_queries, sum_q)
+    start_d, end_d = _rows_of(p_pairs + 2 * i_pair + 1, p_cu_d, n_documents, sum_d)
 
     n_tiles = tl.cdiv(end_d - start_d, BLOCK_D)
     first = i_split * n_tiles // SPLITS
@@ -325,19 +331,17 @@ def _maxsim_pairs_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["n_queries", "n_documents", "sum_q"],
+    do_not_specialize=["n_queries", "n_documents", "sum_d", "sum_q"],
     do_not_specialize_on_alignment=["p_cu_q", "p_cu_d", "p_pairs"],
 )
 def _maxsim_pairs_sums_kernel(
-    p_partial, p_cu_q, p_cu_d, p_pairs, p_scores, n_queries, n_documents, sum_q,
+    p_partial, p_cu_q, p_cu_d, p_pairs, p_scores, n_queries, n_documents, sum_d, sum_q,
     SPLITS: tl.constexpr, MEAN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     """Take the max over a pair's parts and sum over its query's rows; grid (n_pairs,)."""
     i_pair = tl.program_id(0).to(tl.int64)
-    query = tl.minimum(tl.maximum(tl.load(p_pairs + 2 * i_pair), 0), n_queries - 1)
-    document = tl.minimum(tl.maximum(tl.load(p_pairs + 2 * i_pair + 1), 0), n_documents - 1)
-    start_q = tl.minimum(tl.maximum(tl.load(p_cu_q + query), 0), sum_q)
-    end_q = tl.minimum(tl.maximum(tl.load(p_cu_q + query + 1), start_q), sum_q)
+    start_q, end_q = _rows_of(p_pairs + 2 * i_pair, p_cu_q, n_queries, sum_q)
+    start_d, end_d = _rows_of(p_pairs + 2 * i_pair + 1, p_cu_d, n_documents, sum_d)
     n_rows = end_q - start_q
     total = 0.0
     for i_q in range(0, n_rows, BLOCK_ROWS):
@@ -349,8 +353,7 @@ def _maxsim_pairs_sums_kernel(
         total += tl.sum(tl.where(o_q < n_rows, best, 0.0), 0)
     if MEAN:
         total = tl.div_rn(total, tl.maximum(n_rows, 1).to(tl.float32))
-    has_rows = tl.load(p_cu_d + document + 1) > tl.load(p_cu_d + document)
-    tl.store(p_scores + i_pair, tl.where(has_rows, total, 0.0))
+    tl.store(p_scores + i_pair, tl.where(end_d > start_d, total, 0.0))
 
 
 def maxsim_triton(
@@ -373,10 +376,11 @@ def maxsim_triton(
     n_queries, n_documents = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
     shape = (n_queries, n_documents) if pairs is None else (pairs.shape[0],)
     scores = queries.new_zeros(shape, dtype=torch.float32)
-    if scores.numel() == 0 or queries.shape[0] == 0 or documents.shape[0] == 0:
+    if 0 in (n_queries, n_documents, scores.numel(), queries.shape[0], documents.shape[0]):
         return scores
 
-    call = _Call(target, _rows(queries), _rows(documents), document_scales, reduction == "mean")
+    mean = reduction == "mean"
+    call = _Call(target, aligned(queries), aligned(documents), document_scales, mean)
     cu_q, cu_d = cu_seqlens_q.contiguous(), cu_seqlens_d.contiguous()
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(queries):
@@ -517,15 +521,10 @@ class _Call:
         )  # fmt: skip
         if splits > 1:
             _maxsim_pairs_sums_kernel[(n_pairs,)](
-                partial, cu_q, cu_d, pairs, scores, n_queries, n_documents, self.sum_q,
+                partial, cu_q, cu_d, pairs, scores,
+                n_queries, n_documents, self.sum_d, self.sum_q,
                 SPLITS=splits, MEAN=self.mean, BLOCK_ROWS=_BLOCK_ROWS,
             )  # fmt: skip
-
-
-def _rows(packed: Tensor) -> Tensor:
-    """Return `packed` as the kernels read it: no gaps, at an address for 16-byte loads."""
-    packed = packed.contiguous()
-    return packed if packed.data_ptr() % 16 == 0 else packed.clone()
 
 
 # -- what a launch compiles, for `m3kernels.aot`

@@ -38,6 +38,7 @@ import triton.language as tl
 from torch import Tensor
 
 from m3kernels.dispatch import target_of
+from m3kernels.packing import aligned
 from m3kernels.target import Target
 from m3kernels.variant import Variant
 
@@ -406,7 +407,7 @@ def sparse_max_triton(
         return cu_seqlens.new_zeros(n + 1), indices.zero_(), values.zero_()
     indptr = cu_seqlens.new_empty(n + 1)
 
-    hidden, weight = _for_vectors(hidden), _for_vectors(weight)
+    hidden, weight = aligned(hidden), aligned(weight)
     token_ids, cu_seqlens = token_ids.contiguous(), cu_seqlens.contiguous()
     n_runs = triton.cdiv(sum_t, run)
     words = cu_seqlens.new_empty(sum_t)
@@ -435,12 +436,6 @@ def sparse_max_triton(
             n, sum_t, **_merge_constants(run, block_runs), num_warps=num_warps,
         )  # fmt: skip
     return indptr, indices, values
-
-
-def _for_vectors(tensor: Tensor) -> Tensor:
-    """Return `tensor` without gaps, at an address for 16-byte loads."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _weigh_constants(
