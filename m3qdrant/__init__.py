@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from m3qdrant import errors as errors
     from m3qdrant import scoring as scoring
+    from m3qdrant.aio import AsyncM3Store as AsyncM3Store
     from m3qdrant.documents import Document as Document
+    from m3qdrant.edge import AsyncQdrantEdge as AsyncQdrantEdge
     from m3qdrant.edge import QdrantEdge as QdrantEdge
     from m3qdrant.embeddings import M3Embeddings as M3Embeddings
     from m3qdrant.embeddings import SparseVectors as SparseVectors
     from m3qdrant.embeddings import TokenVectors as TokenVectors
     from m3qdrant.encoder import M3Encoder as M3Encoder
-    from m3qdrant.ingest import IngestReport as IngestReport
+    from m3qdrant.hits import Hit as Hit
+    from m3qdrant.report import IngestReport as IngestReport
     from m3qdrant.schema import M3Schema as M3Schema
-    from m3qdrant.store import Hit as Hit
     from m3qdrant.store import M3Store as M3Store
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AsyncM3Store": "aio",
+    "AsyncQdrantEdge": "edge",
     "Document": "documents",
-    "Hit": "store",
-    "IngestReport": "ingest",
+    "Hit": "hits",
+    "IngestReport": "report",
     "M3Embeddings": "embeddings",
     "M3Encoder": "encoder",
     "M3Schema": "schema",

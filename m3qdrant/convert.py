@@ -7,18 +7,51 @@ that would damage it (see `check`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
-from m3kernels.packing import segment_ids
+import torch
+from m3kernels.packing import from_lengths, segment_ids
 from qdrant_client import models
 from torch import Tensor
 
 from m3qdrant.documents import OURS, TEXT, Document
 from m3qdrant.embeddings import M3Embeddings, SparseRow, SparseVectors, TokenVectors
-from m3qdrant.errors import DocumentError, InputError
+from m3qdrant.errors import InputError
+from m3qdrant.pooling import pool_tokens
+from m3qdrant.provenance import Provenance
 from m3qdrant.schema import COLBERT, DENSE, SPARSE, Layout
 
-__all__ = ["as_stored", "check", "document", "to_points", "vectors", "widths"]
+__all__ = [
+    "LongDocuments",
+    "as_stored",
+    "check",
+    "check_long_documents",
+    "document",
+    "document_id",
+    "fit",
+    "to_points",
+    "vectors",
+    "widths",
+    "with_colbert",
+]
+
+LongDocuments = Literal["pool", "truncate", "error"]
+"""What to do with a document of more ColBERT vectors than Qdrant takes: merge the most similar
+ones until they fit, keep the first ones, or refuse the document."""
+
+
+def check_long_documents(value: object) -> LongDocuments:
+    """`value`, if it is one of the three.
+
+    Raises:
+        InputError: it is not.
+    """
+    if value not in get_args(LongDocuments):
+        raise InputError(
+            f"long_documents is {value!r}: give {', '.join(map(repr, get_args(LongDocuments)))}"
+        )
+    return value  # type: ignore[return-value]
 
 
 def widths(embeddings: M3Embeddings) -> tuple[int, int]:
@@ -31,11 +64,14 @@ def widths(embeddings: M3Embeddings) -> tuple[int, int]:
     return dense.shape[-1], colbert.vectors.shape[-1]
 
 
-def check(embeddings: M3Embeddings, layout: Layout) -> Iterator[tuple[int, str, str]]:
+def check(
+    embeddings: M3Embeddings, layout: Layout, *, any_length: bool = False
+) -> Iterator[tuple[int, str, str]]:
     """What is wrong with each text's vectors: (position, field, reason), the first fault of each.
 
-    Checked: finite numbers everywhere; at least one ColBERT vector and no more than the collection
-    takes; lexical ids that are unsigned 32-bit, ascending and unique, with positive weights.
+    Checked: finite numbers everywhere; at least one ColBERT vector and, but for `any_length`, no
+    more than the collection takes; lexical ids that are unsigned 32-bit, ascending and unique,
+    with positive weights.
 
     Raises:
         InputError: a view is missing, or is not as wide as the collection's vectors.
@@ -57,14 +93,15 @@ def check(embeddings: M3Embeddings, layout: Layout) -> Iterator[tuple[int, str, 
     owner = segment_ids(colbert.cu_seqlens)
     mark(owner[~colbert.vectors.isfinite().all(1)], COLBERT, not_finite)
     mark((colbert.lengths == 0).nonzero().flatten(), COLBERT, "has no vectors")
-    for position in (colbert.lengths > layout.max_tokens).nonzero().flatten().tolist():
+    too_long = colbert.lengths > (colbert.lengths if any_length else layout.max_tokens)
+    for position in too_long.nonzero().flatten().tolist():
         faults.setdefault(
             position,
             (
                 COLBERT,
                 f"{int(colbert.lengths[position])} vectors, but Qdrant takes at most "
-                f"{layout.max_tokens} of {layout.colbert_dim} dimensions; split the text, or cut "
-                f"it with max_length={layout.max_tokens + 1}",
+                f"{layout.max_tokens} of {layout.colbert_dim} dimensions; merge them with "
+                f"long_documents='pool', or split the text",
             ),
         )
     owner = segment_ids(sparse.indptr)
@@ -78,14 +115,12 @@ def check(embeddings: M3Embeddings, layout: Layout) -> Iterator[tuple[int, str, 
         yield (position, *faults[position])
 
 
-def as_stored(colbert: Tensor, layout: Layout) -> Tensor:
-    """ColBERT vectors as float32, rounded to the collection's datatype.
+def as_stored(vectors: Tensor, datatype: str) -> Tensor:
+    """Vectors as float32, rounded to the collection's datatype where that is float16.
 
     Rounded here, for documents and queries alike, so that every engine compares the same numbers.
     """
-    if layout.schema.colbert_datatype == "float16":
-        return colbert.half().float()
-    return colbert.float()
+    return vectors.half().float() if datatype == "float16" else vectors.float()
 
 
 def vectors(
@@ -97,8 +132,11 @@ def vectors(
     takes, and which spare it half a million Python floats a long document.
     """
     dense, sparse, colbert = _all_views(embeddings)
-    rounded = TokenVectors(as_stored(colbert.vectors, layout), colbert.cu_seqlens)
-    for row, terms, tokens in zip(dense.float(), sparse, rounded, strict=True):
+    rows = as_stored(dense, layout.schema.dense_datatype)
+    rounded = TokenVectors(
+        as_stored(colbert.vectors, layout.schema.colbert_datatype), colbert.cu_seqlens
+    )
+    for row, terms, tokens in zip(rows, sparse, rounded, strict=True):
         yield {
             DENSE: row.numpy() if arrays else row.tolist(),
             SPARSE: sparse_vector(terms),
@@ -111,38 +149,63 @@ def sparse_vector(row: SparseRow) -> models.SparseVector:
     return models.SparseVector(indices=row.indices.tolist(), values=row.values.tolist())
 
 
+def fit(
+    embeddings: M3Embeddings, layout: Layout, long_documents: LongDocuments
+) -> tuple[M3Embeddings, list[int]]:
+    """The embeddings with as many ColBERT vectors a text as the collection keeps.
+
+    Args:
+        embeddings: checked.
+        layout: gives the most vectors a document may have, and the schema's `token_pooling`.
+        long_documents: what to do where that is not enough ("error": nothing, `check` refused).
+
+    Returns:
+        The embeddings, and the positions of the texts that were too long even after
+        `token_pooling`, so that `long_documents` decided.
+    """
+    colbert = embeddings.colbert
+    assert colbert is not None  # as `check` made sure
+    factor, limit = layout.schema.token_pooling, layout.max_tokens
+    too_long = (-(-colbert.lengths // factor) > limit).nonzero().flatten().tolist()
+    if too_long and long_documents == "truncate":
+        colbert = _first_tokens(colbert, factor * limit)
+    if too_long or factor > 1:
+        colbert = pool_tokens(colbert, factor=factor, limit=limit)
+        embeddings = replace(embeddings, colbert=colbert)
+    return embeddings, too_long
+
+
+def _first_tokens(colbert: TokenVectors, limit: int) -> TokenVectors:
+    kept = [tokens[:limit] for tokens in colbert]
+    return TokenVectors(torch.cat(kept), from_lengths([len(tokens) for tokens in kept]))
+
+
+def with_colbert(embeddings: M3Embeddings, vectors: Tensor) -> M3Embeddings:
+    """The embeddings of one text with other ColBERT vectors, (n, dim)."""
+    return replace(embeddings, colbert=TokenVectors(vectors, from_lengths([len(vectors)])))
+
+
 def to_points(
     documents: Sequence[Document],
+    provenances: Sequence[Provenance],
     embeddings: M3Embeddings,
     layout: Layout,
     *,
     arrays: bool = False,
-) -> tuple[list[models.PointStruct], list[DocumentError]]:
-    """Points of the documents that can be stored, and an error for each that can't.
+) -> list[models.PointStruct]:
+    """Points of documents whose embeddings passed `check` and `fit`.
 
     See `vectors` for `arrays`.
     """
-    errors = [
-        DocumentError(documents[position].id, field, reason)
-        for position, field, reason in check(embeddings, layout)
-    ]
-    bad = {error.id for error in errors}
-    good = [i for i, item in enumerate(documents) if item.id not in bad]
-    kept = embeddings[good] if errors else embeddings
-    points = [
-        # no second validation of half a million floats by pydantic: they were checked above
+    return [
+        # no second validation of half a million floats by pydantic: they were checked before
         models.PointStruct.model_construct(
-            id=documents[i].point_id,
-            vector=named,
-            payload={
-                **documents[i].payload,
-                TEXT: documents[i].text,
-                OURS: {"id": documents[i].id},
-            },
+            id=item.point_id, vector=named, payload=provenance.payload_of(item)
         )
-        for i, named in zip(good, vectors(kept, layout, arrays=arrays), strict=True)
+        for item, provenance, named in zip(
+            documents, provenances, vectors(embeddings, layout, arrays=arrays), strict=True
+        )
     ]
-    return points, errors
 
 
 def document(point: models.ScoredPoint | models.Record) -> Document:
@@ -151,10 +214,16 @@ def document(point: models.ScoredPoint | models.Record) -> Document:
     A point that another program wrote has no id of ours: it goes by its point id.
     """
     payload = dict(point.payload or {})
-    ours = payload.pop(OURS, None)
+    payload.pop(OURS, None)
     text = payload.pop(TEXT, "")
+    return Document(document_id(point), str(text), payload)
+
+
+def document_id(point: models.ScoredPoint | models.Record) -> str:
+    """The id of the document that a point was made from."""
+    ours = (point.payload or {}).get(OURS)
     id = ours.get("id") if isinstance(ours, dict) else None
-    return Document(id if isinstance(id, str) else str(point.id), str(text), payload)
+    return id if isinstance(id, str) else str(point.id)
 
 
 def _all_views(embeddings: M3Embeddings) -> tuple[Tensor, SparseVectors, TokenVectors]:

@@ -44,14 +44,8 @@ def open_demo(encoder: M3Encoder, directory: Path | None = None, progress: bool 
     store = M3Store(directory, _COLLECTION, encoder)
     try:
         if not done.exists() or store.count() == 0:
-            documents = stdlib_docstrings()
-            stored = store.get([document.id for document in documents])
-            missing = [
-                document
-                for document, found in zip(documents, stored, strict=True)
-                if found is None
-            ]
-            store.add(missing, max_length=_MAX_LENGTH, progress=progress).raise_for_failed()
+            report = store.add(stdlib_docstrings(), max_length=_MAX_LENGTH, progress=progress)
+            report.raise_for_failed()
             done.touch()
     except BaseException:
         store.close()

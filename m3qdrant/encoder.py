@@ -221,7 +221,7 @@ class M3Encoder:
         model, device = self.model, self.device
         lengths = [len(ids) for ids in token_ids]
         done = 0
-        with progress_bar("encoding", sum(lengths), progress) as advance:
+        with progress_bar("encoding", sum(lengths), progress, unit="tokens") as advance:
             for texts in _batches(lengths, self.token_budget):
                 ids = [token_ids[text] for text in texts]
                 positions = [place for row in ids for place in model.position_ids(row)]

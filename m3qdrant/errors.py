@@ -11,16 +11,21 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessDeniedError",
     "CheckpointError",
     "CollectionExistsError",
     "CollectionNotFoundError",
     "DocumentError",
     "EncodeError",
     "EngineError",
+    "IngestError",
+    "IngestInterrupted",
     "InputError",
     "M3QdrantError",
     "PointError",
+    "RequestRejectedError",
     "SchemaMismatchError",
+    "ServerUnavailableError",
     "StoreClosedError",
     "StoreDamagedError",
     "StoreLockedError",
@@ -110,6 +115,50 @@ class SchemaMismatchError(M3QdrantError):
 
 class EngineError(M3QdrantError):
     """Qdrant, embedded or remote, failed at an operation; the cause is attached."""
+
+
+class ServerUnavailableError(EngineError):
+    """A server did not answer, or was too busy, for as long as we tried."""
+
+
+class RequestRejectedError(EngineError):
+    """A server understood a request and refused it: malformed (400, 422) or too large (413)."""
+
+
+class AccessDeniedError(EngineError):
+    """A server wants another API key, or the key lacks the right (401, 403)."""
+
+
+class IngestError(EngineError):
+    """Qdrant failed in the middle of `add`. What was acknowledged before is stored and stays.
+
+    Attributes:
+        report: the IngestReport so far; a batch that was under way may be stored beyond it.
+    """
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error can cross from a worker process."""
+        return type(self), (str(self), self.report)
+
+
+class IngestInterrupted(KeyboardInterrupt):
+    """Ctrl-C during `add`: a KeyboardInterrupt that knows what was stored.
+
+    Attributes:
+        report: the IngestReport so far.
+    """
+
+    def __init__(self, report: Any) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that it can cross from a worker process."""
+        return type(self), (self.report,)
 
 
 class StoreLockedError(EngineError):

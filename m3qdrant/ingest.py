@@ -1,180 +1,466 @@
 """Documents in, points out: any iterable, in bounded memory, a chunk at a time.
 
-One bad document does not stop the rest: it is left out and stands in the report.
+    Chunker     documents, checked, in chunks of unique ids (chunks.py)
+    plan        which of a chunk are new, which changed, which are as they were
+    prepare     embeddings checked, fitted to what Qdrant takes, made into points
+    write       points in batches that a server accepts
+    prune       what the input no longer has
+    Ingest      one call of `add`: these five, in their order
+
+`plan`, `write` and `prune` are operations (see calls.py), the rest is pure; store.py and aio.py
+run them so that one chunk is encoded while the one before is written. One bad document does not
+stop the others: it is left out and stands in the report.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from qdrant_client import models
 
 from m3qdrant import convert
-from m3qdrant.documents import Document
+from m3qdrant.batches import batches_by_size
+from m3qdrant.calls import Call, Steps
+from m3qdrant.chunks import Chunk, Chunker
+from m3qdrant.collection import Collection
+from m3qdrant.convert import LongDocuments, check_long_documents
+from m3qdrant.documents import OURS, Document
 from m3qdrant.embeddings import M3Embeddings
 from m3qdrant.encoder import M3Encoder, TruncationWarning
-from m3qdrant.errors import DocumentError
+from m3qdrant.errors import (
+    DocumentError,
+    EngineError,
+    IngestError,
+    IngestInterrupted,
+    InputError,
+    RequestRejectedError,
+)
+from m3qdrant.filters import as_filter
+from m3qdrant.provenance import Provenance
+from m3qdrant.report import IngestReport
 from m3qdrant.schema import COLBERT, Layout
 
-__all__ = ["Chunk", "IngestReport", "Item", "batches_by_size", "embed", "read", "write"]
+__all__ = [
+    "Ingest",
+    "Plan",
+    "Prepared",
+    "Recipe",
+    "embed",
+    "plan",
+    "prepare",
+    "prune",
+    "write",
+]
 
-CHUNK_DOCUMENTS = 128
-CHUNK_CHARACTERS = 500_000
-"""A chunk ends at either: documents enough to fill batches of like length, characters few enough
-that progress shows, and that their ColBERT vectors take half a gigabyte at 1,024 dimensions."""
-
-# A server refuses bodies over 32 MB; a float takes up to 22 characters in JSON.
-_MAX_NUMBERS = 24_000_000 // 22
-
-
-@dataclass
-class IngestReport:
-    """What `M3Store.add` did.
-
-    Attributes:
-        received: documents read from the input.
-        stored: documents written; one whose id was there already is replaced and counts.
-        duplicates: documents left out because a later one of the same chunk has the same id.
-        truncated: stored documents whose text was cut at max_length.
-        tokens: ColBERT vectors written.
-        failed: one error for each document that was left out: its id, the field, the reason.
-    """
-
-    received: int = 0
-    stored: int = 0
-    duplicates: int = 0
-    truncated: int = 0
-    tokens: int = 0
-    failed: list[DocumentError] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [
-            f"{self.stored} of {self.received} documents stored, {self.tokens} ColBERT vectors"
-        ]
-        for count, what in (
-            (self.duplicates, "duplicates left out"),
-            (self.truncated, "cut at max_length"),
-            (len(self.failed), "failed"),
-        ):
-            parts += [f"{count} {what}"] if count else []
-        return "; ".join(parts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        failed = [
-            {"id": error.id, "field": error.field, "reason": error.reason} for error in self.failed
-        ]
-        return {**vars(self), "failed": failed}
-
-    def raise_for_failed(self) -> None:
-        """Raise the first failure, if there is one, for callers who take all or nothing."""
-        if self.failed:
-            raise self.failed[0]
-
-
-Item: TypeAlias = Document | Mapping[str, Any] | str
+_PRUNE_PAGE = 1_000
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Documents that are encoded and written together; their ids are unique.
+class Recipe:
+    """The options of an ingest that shape what is stored.
 
     Attributes:
-        documents: checked documents.
+        max_length: tokens a text is cut to.
+        long_documents: what to do with more ColBERT vectors than Qdrant takes.
+        model: the encoder's fingerprint; None where embeddings are brought along.
+    """
+
+    max_length: int
+    long_documents: LongDocuments
+    model: str | None
+
+    def provenance(self, document: Document) -> Provenance:
+        """What the document's point will say of its making."""
+        return Provenance.of(document, self.model, f"{self.max_length} {self.long_documents}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do for a chunk.
+
+    Attributes:
+        documents: those to encode and store.
         positions: where each of them stood in the input.
+        provenances: what each of their points will say of its making.
+        replaces: for each, whether its id is there already.
+        updates: those of which only the payload is to be replaced, with their provenance.
     """
 
     documents: list[Document]
     positions: list[int]
+    provenances: list[Provenance]
+    replaces: list[bool]
+    updates: list[tuple[Document, Provenance]]
+
+    @property
+    def point_ids(self) -> set[str]:
+        """The points that this plan writes."""
+        return {document.point_id for document in (*self.documents, *(d for d, _ in self.updates))}
 
 
-def read(
-    items: Iterable[Item],
+def plan(
+    name: str,
+    chunk: Chunk,
+    recipe: Recipe,
+    under_way: set[str],
+    exists: bool,
     report: IngestReport,
-    max_documents: int = CHUNK_DOCUMENTS,
-    max_characters: int = CHUNK_CHARACTERS,
-) -> Iterator[Chunk]:
-    """Checked documents, a chunk at a time; what can't be stored goes to the report."""
-    found: dict[str, tuple[Document, int]] = {}
-    characters = 0
+) -> Steps[Plan]:
+    """Compare a chunk with what is stored.
 
-    def chunk() -> Chunk:
-        documents, positions = zip(*found.values(), strict=True)
-        return Chunk(list(documents), list(positions))
-
-    for position, item in enumerate(items):
-        report.received += 1
-        try:
-            document = Document.of(item, position)
-        except DocumentError as error:
-            report.failed.append(error)
+    Args:
+        name: the collection's.
+        chunk: documents to compare.
+        recipe: how they would be stored.
+        under_way: points that are being written and can't be compared yet: they are replaced.
+        exists: whether there is a collection to compare with.
+        report: counts the unchanged.
+    """
+    ids = [document.point_id for document in chunk.documents]
+    records: list[Any] = []
+    if exists:
+        records = yield Call(
+            "retrieve",
+            {
+                "collection_name": name,
+                "ids": ids,
+                "with_payload": [OURS],
+                "with_vectors": False,
+            },
+        )
+    stored = {str(record.id): Provenance.read(record.payload) for record in records}
+    out = Plan([], [], [], [], [])
+    for document, position, id in zip(chunk.documents, chunk.positions, ids, strict=True):
+        new = recipe.provenance(document)
+        old = stored.get(id) if id not in under_way else None
+        if old is not None and new.same_vectors(old):
+            if new.payload == old.payload:
+                report.unchanged += 1
+            else:
+                out.updates.append((document, new))
             continue
-        # the later one wins, as it would in two chunks
-        report.duplicates += found.pop(document.id, None) is not None
-        found[document.id] = (document, position)
-        characters += len(document.text)
-        if len(found) == max_documents or characters >= max_characters:
-            yield chunk()
-            found, characters = {}, 0
-    if found:
-        yield chunk()
+        out.documents.append(document)
+        out.positions.append(position)
+        out.provenances.append(new)
+        out.replaces.append(id in stored or id in under_way)
+    return out
 
 
-def embed(encoder: M3Encoder, chunk: Chunk, max_length: int) -> M3Embeddings:
+def embed(encoder: M3Encoder, documents: Sequence[Document], max_length: int) -> M3Embeddings:
     """The documents' embeddings. Cut texts are counted in the report, not warned of a chunk."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
-        return encoder.encode_documents([item.text for item in chunk.documents], max_length)
+        return encoder.encode_documents([item.text for item in documents], max_length)
 
 
-def write(
-    chunk: Chunk,
-    embeddings: M3Embeddings,
+@dataclass(frozen=True)
+class Prepared:
+    """Points to write, and what to count once they are written.
+
+    Attributes:
+        points: checked and fitted.
+        names: for each point its document's id.
+        counts: for each point the fields of the report that it adds one to.
+        updates: documents whose payload is to be replaced.
+    """
+
+    points: list[models.PointStruct]
+    names: list[str]
+    counts: list[list[str]]
+    updates: list[tuple[Document, Provenance]]
+
+
+def prepare(
+    plan: Plan,
+    embeddings: M3Embeddings | None,
     layout: Layout,
-    upsert: Callable[[list[models.PointStruct]], object],
+    recipe: Recipe,
     report: IngestReport,
     *,
     arrays: bool,
-) -> None:
-    """Check, convert and upsert a chunk, in batches that a server accepts."""
-    points, errors = convert.to_points(chunk.documents, embeddings, layout, arrays=arrays)
-    report.failed += errors
-    for batch in batches_by_size(points):
-        upsert(batch)
-        report.stored += len(batch)
-        report.tokens += sum(map(_tokens, batch))
-    if embeddings.truncated is not None:
-        failed = {error.id for error in errors}
-        report.truncated += sum(
-            cut and document.id not in failed
-            for cut, document in zip(embeddings.truncated.tolist(), chunk.documents, strict=True)
+) -> Prepared:
+    """Check and fit a chunk's embeddings; what can't be stored goes to the report.
+
+    Args:
+        plan: of the chunk.
+        embeddings: of `plan.documents`, in their order; None where there are none.
+        layout: the collection's.
+        recipe: what to do with long documents.
+        report: takes the failures.
+        arrays: vectors as float32 arrays, for the embedded engine.
+    """
+    if embeddings is None:
+        return Prepared([], [], [], plan.updates)
+    embeddings = embeddings.to("cpu")
+    faults = {
+        position: DocumentError(plan.documents[position].id, field, reason)
+        for position, field, reason in convert.check(
+            embeddings, layout, any_length=recipe.long_documents != "error"
         )
+    }
+    report.failed.extend(faults.values())
+    good = [i for i in range(len(plan.documents)) if i not in faults]
+    if not good:
+        return Prepared([], [], [], plan.updates)
+    kept = embeddings[good] if faults else embeddings
+    fitted, too_long = convert.fit(kept, layout, recipe.long_documents)
+    counts = [["replaced" if plan.replaces[i] else "added"] for i in good]
+    for i in too_long:
+        counts[i].append("pooled" if recipe.long_documents == "pool" else "colbert_truncated")
+    if fitted.truncated is not None:
+        for i in fitted.truncated.nonzero().flatten().tolist():
+            counts[i].append("truncated")
+    documents = [plan.documents[i] for i in good]
+    points = convert.to_points(
+        documents, [plan.provenances[i] for i in good], fitted, layout, arrays=arrays
+    )
+    return Prepared(points, [document.id for document in documents], counts, plan.updates)
 
 
-def batches_by_size(
-    points: list[models.PointStruct], max_numbers: int = _MAX_NUMBERS
-) -> Iterator[list[models.PointStruct]]:
-    """Points in batches of at most `max_numbers` ColBERT components; a larger point goes alone."""
-    batch: list[models.PointStruct] = []
-    size = 0
-    for point in points:
-        numbers = _tokens(point) * len(_colbert(point)[0])
-        if batch and size + numbers > max_numbers:
-            yield batch
-            batch, size = [], 0
-        batch.append(point)
-        size += numbers
-    if batch:
-        yield batch
+def write(name: str, prepared: Prepared, report: IngestReport) -> Steps[None]:
+    """Upsert points and payloads, in batches that a server accepts.
+
+    A batch that the server refuses is halved until the documents that it refuses stand alone; they
+    go to the report, with the server's reason.
+    """
+    done = 0
+    for batch in batches_by_size(prepared.points):
+        span = slice(done, done + len(batch))
+        done = span.stop
+        yield from _upsert(name, batch, prepared.names[span], prepared.counts[span], report)
+    if prepared.updates:
+        yield Call(
+            "batch_update_points",
+            {
+                "collection_name": name,
+                "update_operations": [
+                    models.OverwritePayloadOperation(
+                        overwrite_payload=models.SetPayload(
+                            payload=provenance.payload_of(document), points=[document.point_id]
+                        )
+                    )
+                    for document, provenance in prepared.updates
+                ],
+                "wait": True,
+            },
+        )
+        report.updated += len(prepared.updates)
 
 
-def _colbert(point: models.PointStruct) -> list[list[float]]:
-    vectors: Any = point.vector
-    return vectors[COLBERT]  # type: ignore[no-any-return]
+def _upsert(
+    name: str,
+    points: list[models.PointStruct],
+    names: list[str],
+    counts: list[list[str]],
+    report: IngestReport,
+) -> Steps[None]:
+    try:
+        yield Call("upsert", {"collection_name": name, "points": points, "wait": True})
+    except RequestRejectedError as error:
+        if len(points) == 1:
+            report.failed.append(DocumentError(names[0], "point", str(error)))
+            return
+        half = len(points) // 2
+        for part in (slice(half), slice(half, None)):
+            yield from _upsert(name, points[part], names[part], counts[part], report)
+        return
+    report.tokens += sum(map(_tokens, points))
+    for fields in counts:
+        for counted in fields:
+            setattr(report, counted, getattr(report, counted) + 1)
+
+
+def prune(
+    name: str, seen: set[str], bound: models.Filter | None, report: IngestReport
+) -> Steps[None]:
+    """Remove the documents that a complete input did not have.
+
+    Points of other programs stay.
+
+    Args:
+        name: the collection's.
+        seen: the point ids of all documents of the input.
+        bound: only documents that satisfy it can be gone.
+        report: counts the removed.
+
+    Raises:
+        InputError: the input had no documents at all, which looks like a mistake.
+    """
+    if not seen:
+        raise InputError(
+            "prune: the input had no documents, so every document would be removed; if that is "
+            "meant, delete them by a filter"
+        )
+    ours = models.Filter(
+        must=[*([bound] if bound is not None else [])],
+        must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=f"{OURS}.id"))],
+    )
+    gone: list[str] = []
+    offset: Any = None
+    while True:
+        records, offset = yield Call(
+            "scroll",
+            {
+                "collection_name": name,
+                "scroll_filter": ours,
+                "limit": _PRUNE_PAGE,
+                "offset": offset,
+                "with_payload": False,
+                "with_vectors": False,
+            },
+        )
+        gone += [record.id for record in records if str(record.id) not in seen]
+        if offset is None:
+            break
+    for start in range(0, len(gone), _PRUNE_PAGE):
+        page = gone[start : start + _PRUNE_PAGE]
+        yield Call(
+            "delete",
+            {
+                "collection_name": name,
+                "points_selector": models.PointIdsList(points=list[Any](page)),
+                "wait": True,
+            },
+        )
+        report.pruned += len(page)
 
 
 def _tokens(point: models.PointStruct) -> int:
-    return len(_colbert(point))
+    vectors: Any = point.vector
+    return len(vectors[COLBERT])
+
+
+class Ingest:
+    """One call of `add`: its arguments, checked, and its operations, for whoever runs them.
+
+    Attributes:
+        report: what was done so far.
+        total: how many documents there are, where that is known.
+        encoded: tokens that went through the model so far (its ColBERT vectors, before any were
+            merged).
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        encoder: M3Encoder | None,
+        documents: Any,
+        embeddings: M3Embeddings | None,
+        max_length: int,
+        long_documents: str,
+        prune: bool | models.Filter | Mapping[str, Any],
+        optimize: bool | None,
+        total: int | None,
+        *,
+        asynchronous: bool = False,
+    ) -> None:
+        """Check the arguments; they are those of `M3Store.add`.
+
+        An `asynchronous` ingest takes an asynchronous iterable too.
+
+        Raises:
+            InputError: names the argument and the remedy.
+        """
+        if embeddings is not None and not isinstance(embeddings, M3Embeddings):
+            raise InputError(f"embeddings must be M3Embeddings, not {type(embeddings).__name__}")
+        if isinstance(documents, str | Mapping | Document):
+            documents = [documents]
+        kinds = (Iterable, AsyncIterable) if asynchronous else Iterable
+        if not isinstance(documents, kinds):
+            raise InputError(f"documents must be an iterable, not {type(documents).__name__}")
+        if isinstance(documents, Sequence):
+            total = len(documents)
+        if embeddings is not None and total != len(embeddings):
+            raise InputError(
+                f"{'an unknown number of' if total is None else total} documents, but embeddings "
+                f"of {len(embeddings)}: give a list of as many documents"
+            )
+        self.documents: Any = documents
+        self.report = IngestReport()
+        self.total = total
+        self.encoded = 0
+        self._collection = collection
+        self._encoder = encoder
+        self._embeddings = embeddings
+        self._recipe = Recipe(
+            max_length,
+            check_long_documents(long_documents),
+            encoder.fingerprint if encoder is not None and embeddings is None else None,
+        )
+        self._optimize = optimize
+        self._under_way: set[str] = set()
+        self._prune = prune is not False
+        self._bound = as_filter(prune) if not isinstance(prune, bool) else None
+        layout = collection.layout
+        if prune is True and layout is not None and layout.schema.tenant is not None:
+            raise InputError(
+                f"prune=True would remove other tenants' documents: give a filter on "
+                f"{layout.schema.tenant!r}, such as prune={{{layout.schema.tenant!r}: 'name'}}"
+            )
+        self._seen: set[str] | None = set() if self._prune else None
+        self.chunker = Chunker(self.report, seen=self._seen)
+
+    @contextmanager
+    def accountable(self) -> Iterator[None]:
+        """In this block failures of Qdrant, and Ctrl-C, say what was stored."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise IngestInterrupted(self.report) from None
+        except EngineError as error:
+            raise IngestError(
+                f"{error}; until then {self.report}. Run it again: what is stored is left alone",
+                self.report,
+            ) from error
+
+    def plan(self, chunk: Chunk) -> Steps[Plan]:
+        """See `plan`; call it before the chunk is written, at any time."""
+        stored = self._collection.layout is not None
+        planned = yield from plan(
+            self._collection.name, chunk, self._recipe, self._under_way, stored, self.report
+        )
+        self._under_way = planned.point_ids
+        return planned
+
+    def embed(self, planned: Plan) -> M3Embeddings | None:
+        """The embeddings of the documents to store, computed or brought along."""
+        if not planned.documents:
+            return None
+        if self._embeddings is not None:
+            return self._embeddings[planned.positions]
+        assert self._encoder is not None  # the store checked
+        views = embed(self._encoder, planned.documents, self._recipe.max_length)
+        assert views.colbert is not None
+        self.encoded += len(views.colbert.vectors)
+        return views
+
+    def write(self, planned: Plan, views: M3Embeddings | None) -> Steps[None]:
+        """Prepare and write a chunk; chunks are written one after another."""
+        collection = self._collection
+        layout = collection.layout
+        if layout is None:
+            if views is None:
+                return
+            layout = yield from collection.make(*convert.widths(views))
+        prepared = prepare(
+            planned,
+            views,
+            layout,
+            self._recipe,
+            self.report,
+            arrays=collection.engine == "embedded",
+        )
+        yield from write(collection.name, prepared, self.report)
+
+    def finish(self) -> Steps[None]:
+        """After the last chunk: remove what is gone, and build the indexes where it is time."""
+        if self._seen is not None and self._collection.layout is not None:
+            yield from prune(self._collection.name, self._seen, self._bound, self.report)
+        if self._optimize is None:
+            yield from self._collection.optimize_if_due()
+        elif self._optimize:
+            yield from self._collection.optimize()

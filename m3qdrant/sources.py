@@ -1,13 +1,16 @@
-"""Documents from files: JSONL, plain text, Markdown, folders of these, and standard input.
+"""Documents from files: JSONL, plain text, Markdown, folders of these, and standard input; and
+the JSONL that they are written to.
 
 Every file is checked before the first document is given out, so that a fault in line 90,000 does
-not leave half a collection behind. Standard input can only be checked as it comes.
+not leave half a collection behind. Standard input and named pipes can be read only once: they are
+checked as they come.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +22,13 @@ from typing import Any, TextIO
 from m3qdrant.documents import TEXT, Document
 from m3qdrant.errors import DocumentError, InputError
 
-__all__ = ["STDIN", "Source", "open_sources", "passages"]
+__all__ = ["STDIN", "Source", "jsonl_line", "open_sources", "passages", "written"]
 
 STDIN = "-"
 """The path that stands for standard input."""
+
+_OTHER_TEXT = f"{TEXT}_"
+"""What a field "text" becomes, where the text is in another one."""
 
 _PASSAGE = 1_500  # characters: some 400 tokens, a length that one dense vector still tells apart
 _TEXT_SUFFIXES = {".txt", ".md", ".markdown"}
@@ -35,7 +41,7 @@ class Source:
 
     Attributes:
         documents: one after another, read as they are asked for.
-        total: how many there are; None where it isn't known, as for standard input.
+        total: how many there are; None where it isn't known, as for standard input and pipes.
     """
 
     documents: Iterator[Document]
@@ -52,10 +58,13 @@ def open_sources(
     """Read and check files.
 
     - `.jsonl`: an object a line; the two fields are its text and its id, all others its payload.
+      Where the text is in another field than "text", a field of that name becomes "text_", for
+      "text" is what the document's own text is stored under.
     - `.txt`, `.md`: cut into passages at blank lines and headings (see `passages`); a passage's id
       is "path#number" and its payload {"path": path}.
     - a folder: all of these in it, at any depth, hidden ones left out.
-    - "-": standard input, as JSONL where its first line begins with "{", else a document a line.
+    - "-": standard input, as JSONL where its first line begins with "{", else a document a line;
+      a named pipe without one of these endings is read likewise.
 
     Args:
         paths: what to read, in this order.
@@ -72,14 +81,55 @@ def open_sources(
         if path == STDIN:
             if stdin is None:
                 raise InputError("'-' is standard input, but there is none")
-            readers.append(partial(_read_stdin, stdin, text_field, id_field))
+            readers.append(partial(_read_stream, stdin, "standard input", text_field, id_field))
             total = None
             continue
         reader = _reader(Path(path), text_field, id_field)
+        if not Path(path).is_file():  # a pipe: what was read is gone
+            readers.append(reader)
+            total = None
+            continue
         count = sum(1 for _ in reader())  # the check: every line is parsed once
         total = None if total is None else total + count
         readers.append(reader)
     return Source(chain.from_iterable(reader() for reader in readers), total)
+
+
+def jsonl_line(document: Document, *, text_field: str = TEXT, id_field: str = "id") -> str:
+    """The line that `open_sources`, with the same two fields, reads as this document.
+
+    Raises:
+        InputError: the document's payload has one of the two fields itself.
+    """
+    if text_field == id_field:
+        raise InputError(f"the text and the id can't both be in the field {text_field!r}")
+    for name, option in ((id_field, "--id-field"), (text_field, "--text-field")):
+        if name in document.payload:
+            raise InputError(
+                f"document {document.id!r}: its payload has a field {name!r} too: choose another "
+                f"name with {option}, here and where you ingest it"
+            )
+    fields = {id_field: document.id, text_field: document.text}
+    return json.dumps({**fields, **document.payload}, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def written(path: Path) -> Iterator[TextIO]:
+    """A file for writing, which appears under its name when the block ends, and only if it does.
+
+    What is there and is no file, such as a pipe, is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def passages(text: str, limit: int = _PASSAGE) -> Iterator[str]:
@@ -144,6 +194,8 @@ def _reader(path: Path, text_field: str, id_field: str) -> Callable[[], Iterator
         return partial(_read_jsonl, path, text_field, id_field)
     if suffix in _TEXT_SUFFIXES:
         return partial(_read_text, path)
+    if not path.is_file():
+        return partial(_read_pipe, path, text_field, id_field)
     raise InputError(
         f"{path}: can't tell what this is; readable are "
         f"{', '.join(sorted(_JSONL_SUFFIXES | _TEXT_SUFFIXES))} and folders of them"
@@ -152,7 +204,7 @@ def _reader(path: Path, text_field: str, id_field: str) -> Callable[[], Iterator
 
 def _read_jsonl(path: Path, text_field: str, id_field: str) -> Iterator[Document]:
     with _opened(path) as lines:
-        yield from _parse_jsonl(lines, str(path), text_field, id_field)
+        yield from _parse_jsonl(enumerate(lines, 1), str(path), text_field, id_field)
 
 
 def _read_text(path: Path) -> Iterator[Document]:
@@ -162,27 +214,40 @@ def _read_text(path: Path) -> Iterator[Document]:
         yield Document.of({"id": f"{path}#{number}", TEXT: passage, "path": str(path)})
 
 
-def _read_stdin(lines: TextIO, text_field: str, id_field: str) -> Iterator[Document]:
-    filled = (line for line in lines if line.strip())
+def _read_pipe(path: Path, text_field: str, id_field: str) -> Iterator[Document]:
+    with _opened(path) as lines:
+        yield from _read_stream(lines, str(path), text_field, id_field)
+
+
+def _read_stream(lines: TextIO, name: str, text_field: str, id_field: str) -> Iterator[Document]:
+    filled = ((number, line) for number, line in _numbered(lines, name) if line.strip())
     first = next(filled, None)
     if first is None:
         return
     rest = chain([first], filled)
-    if first.lstrip().startswith("{"):
-        yield from _parse_jsonl(rest, "standard input", text_field, id_field)
+    if first[1].lstrip("\ufeff \t").startswith("{"):
+        yield from _parse_jsonl(rest, name, text_field, id_field)
     else:
-        yield from (Document.of(line.strip()) for line in rest)
+        yield from (Document.of(line.strip("\ufeff \t\r\n")) for _, line in rest)
+
+
+def _numbered(lines: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """Lines and their numbers, from 1, of a stream that may hold anything."""
+    try:
+        yield from enumerate(lines, 1)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 text: {error}") from error
 
 
 def _parse_jsonl(
-    lines: Iterable[str], name: str, text_field: str, id_field: str
+    lines: Iterable[tuple[int, str]], name: str, text_field: str, id_field: str
 ) -> Iterator[Document]:
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         if not line.strip():
             continue
         place = f"{name}, line {number}"
         try:
-            fields = json.loads(line, parse_constant=_no_constant)
+            fields = json.loads(line.lstrip("\ufeff"), parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: broken JSON: {error}") from error
         if not isinstance(fields, dict):
@@ -193,6 +258,13 @@ def _parse_jsonl(
                 "(choose one with --text-field)"
             )
         item: dict[str, Any] = {TEXT: fields.pop(text_field), "id": fields.pop(id_field, None)}
+        if TEXT in fields:
+            if _OTHER_TEXT in fields:
+                raise InputError(
+                    f"{place}: beside {text_field!r}, fields {TEXT!r} and {_OTHER_TEXT!r}: the "
+                    "first would be stored as the second, so rename one"
+                )
+            fields[_OTHER_TEXT] = fields.pop(TEXT)
         try:
             yield Document.of({**item, "payload": fields})
         except DocumentError as error:

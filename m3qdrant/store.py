@@ -1,105 +1,46 @@
 """M3Store: a collection of documents with BGE-M3's three vectors, searched with all of them.
 
-Thin: what is asked of Qdrant is built in query.py and convert.py, this file sends it.
+Thin: collection.py and ingest.py say what is asked of Qdrant, transport.py asks it.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant import convert, ingest
-from m3qdrant import query as queries
-from m3qdrant.documents import Document, point_id
-from m3qdrant.edge import QdrantEdge
+from m3qdrant import transport
+from m3qdrant.base import StoreBase
+from m3qdrant.calls import Steps
+from m3qdrant.chunks import Item, read
+from m3qdrant.collection import Id, StoreInfo, as_ids
+from m3qdrant.documents import Document
 from m3qdrant.embeddings import M3Embeddings
 from m3qdrant.encoder import M3Encoder
-from m3qdrant.errors import (
-    CollectionNotFoundError,
-    EngineError,
-    InputError,
-    M3QdrantError,
-    SchemaMismatchError,
-    StoreClosedError,
-)
 from m3qdrant.filters import as_filter
-from m3qdrant.ingest import IngestReport
+from m3qdrant.hits import Hit
+from m3qdrant.ingest import Ingest
 from m3qdrant.progress import progress_bar
-from m3qdrant.query import EmbeddedQuery
-from m3qdrant.schema import COLBERT, Layout, M3Schema, ModelId
-from m3qdrant.scoring import check_weights
+from m3qdrant.query import DEFAULT_WEIGHTS, Search, SearchOptions, one_query
+from m3qdrant.report import IngestReport
+from m3qdrant.schema import M3Schema
+from m3qdrant.transport import Retries
 
-__all__ = ["Hit", "Id", "M3Store", "StoreInfo"]
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
-Id: TypeAlias = str | int | uuid.UUID
-"""What may name a document. `Hit.id` and `Document.id` are its string."""
+__all__ = ["M3Store"]
 
-_TIMEOUT_S = 60
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One found document.
-
-    Attributes:
-        id: the document's id.
-        text: its text.
-        payload: its payload.
-        score: what the hits are ranked by; its meaning is the mode's.
-        scores: the exact "dense", "sparse" (lexical) and "colbert" (mean MaxSim) scores, whatever
-            the mode.
-    """
-
-    id: str
-    text: str
-    payload: Mapping[str, Any]
-    score: float
-    scores: Mapping[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return asdict(self)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class StoreInfo:
-    """What a collection is and holds.
-
-    Attributes:
-        location: where it is.
-        collection: its name.
-        engine: "embedded", "memory" or "server".
-        documents: how many it holds.
-        model: name of the checkpoint its vectors come from, None where they were brought along.
-        dim: width of the dense vectors.
-        colbert_dim: width of the ColBERT vectors.
-        colbert_datatype: how ColBERT vectors are stored.
-    """
-
-    location: str
-    collection: str
-    engine: str
-    documents: int
-    model: str | None
-    dim: int
-    colbert_dim: int
-    colbert_datatype: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return asdict(self)
-
-
-class M3Store:
+class M3Store(StoreBase[QdrantBase]):
     """A collection of documents in Qdrant, open for adding and searching. A context manager.
 
     Opening validates an existing collection against the encoder and the schema, or creates it.
@@ -123,48 +64,42 @@ class M3Store:
         schema: M3Schema | None = None,
         *,
         create: bool = True,
+        timeout_s: float = 60.0,
+        retries: Retries | None = None,
     ) -> None:
         """Open or create a collection.
 
         Args:
             location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
-                mode), "http(s)://host:port" (a server; its API key is read from QDRANT_API_KEY),
-                or a QdrantClient or QdrantEdge of yours, which stays open when the store closes.
+                mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
+                is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of yours, which
+                stays open when the store closes.
             collection: the collection's name.
             encoder: for texts; without one, documents and queries must come with embeddings.
             schema: how vectors are stored; None takes an existing collection as it is, and the
                 defaults for a new one.
             create: make the collection where there is none. Without an encoder its widths are
                 not known, so it is made by the first `add`.
+            timeout_s: seconds that one call to a server may take.
+            retries: how long to go on where a server fails for a while (see transport.py); by
+                default up to six tries within two minutes.
 
         Raises:
             CollectionNotFoundError: there is no such collection and `create` is False.
             SchemaMismatchError: there is one, and it is laid out differently. Says what differs.
             StoreLockedError: another process has the directory open.
+            ServerUnavailableError, AccessDeniedError: the server doesn't answer, or refuses.
         """
-        if not collection:
-            raise InputError("the collection's name is empty")
-        if encoder is not None and not isinstance(encoder, M3Encoder):
-            raise InputError(
-                f"encoder is {type(encoder).__name__}: make one with M3Encoder.from_pretrained"
-            )
-        if schema is not None and not isinstance(schema, M3Schema):
-            raise InputError(f"schema is {type(schema).__name__}: give an M3Schema")
-        self.collection = collection
-        self.encoder = encoder
-        self._schema = schema
-        self._create = create
-        self._closed = False
-        self._layout: Layout | None = None
-        self._location = _describe(location)
-        self.client, self._owned = _connect(location)
+        super().__init__(location, collection, encoder, schema, create, timeout_s, retries)
+        self._stop = threading.Event()
+        self._attach(*transport.connect(location, timeout_s=timeout_s))
         try:
-            self._open()
+            self._run(self._collection.open())
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> M3Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -186,58 +121,72 @@ class M3Store:
 
     def add(
         self,
-        documents: Document | Mapping[str, Any] | str | Iterable[ingest.Item],
+        documents: Document | Mapping[str, Any] | str | Iterable[Item],
         *,
         embeddings: M3Embeddings | None = None,
         max_length: int = 8192,
+        long_documents: str = "pool",
+        prune: bool | models.Filter | Mapping[str, Any] = False,
+        optimize: bool | None = None,
         progress: bool = False,
         total: int | None = None,
     ) -> IngestReport:
         """Encode and store documents. A document whose id is there already is replaced.
 
-        The input is read, encoded and written a chunk at a time, so it may be any iterable, of any
-        length. A document that can't be stored is left out; the others are written, and the report
-        says which failed and why.
+        The input is read, encoded and written a chunk at a time, one chunk being encoded while the
+        one before is written, so it may be any iterable, of any length. A document whose text,
+        model and options are as they were is left alone, so a second run over the same input
+        resumes the first. A document that can't be stored is left out; the others are written, and
+        the report says which failed and why.
 
         Args:
             documents: `Document`s, mappings, or strings (see `Document.of`).
             embeddings: the documents' embeddings, in their order, where they were computed
-                elsewhere; then `documents` must be a sequence as long.
+                elsewhere; then `documents` must be a sequence as long, and all are written.
             max_length: tokens a text is cut to; the report counts the texts that were cut.
+            long_documents: what to do with a document of more ColBERT vectors than Qdrant takes
+                (1,023 at 1024-d): "pool" merges the most similar ones until they fit,
+                "truncate" keeps the first ones (the dense and the lexical view still see the whole
+                text), "error" refuses the document. The report counts them.
+            prune: remove the documents that the input no longer has, once all of it was read; a
+                filter removes only among the documents that satisfy it.
+            optimize: build the embedded engine's indexes afterwards; None decides by how much has
+                come since the last time.
             progress: show a progress bar on stderr.
             total: how many documents there are, for the bar, where an iterator can't say.
 
         Raises:
             InputError: there is neither an encoder nor embeddings, or they don't fit.
-            EngineError: Qdrant failed. What was written before stays.
+            IngestError: Qdrant failed. What was written before stays; `.report` says what.
+            IngestInterrupted: Ctrl-C (a KeyboardInterrupt). What was under way has been finished.
         """
         self._check_open()
-        if isinstance(documents, str | Mapping | Document):
-            documents = [documents]
-        if not isinstance(documents, Iterable):
-            raise InputError(f"documents must be an iterable, not {type(documents).__name__}")
-        if embeddings is not None and not isinstance(embeddings, M3Embeddings):
-            raise InputError(f"embeddings must be M3Embeddings, not {type(embeddings).__name__}")
-        if isinstance(documents, Sequence):
-            total = len(documents)
-        if embeddings is not None and total != len(embeddings):
-            raise InputError(
-                f"{'an unknown number of' if total is None else total} documents, but embeddings "
-                f"of {len(embeddings)}: give a list of as many documents"
-            )
-        report = IngestReport()
-        arrays = isinstance(self.client, QdrantEdge)
-        with progress_bar("storing", total, progress) as advance:
-            for chunk in ingest.read(documents, report):
-                views = (
-                    embeddings[chunk.positions]
-                    if embeddings is not None
-                    else ingest.embed(self._need_encoder("documents"), chunk, max_length)
-                )
-                layout = self._layout or self._make_collection(*convert.widths(views))
-                ingest.write(chunk, views, layout, self._upsert, report, arrays=arrays)
-                advance(report.received)
-        return report
+        if embeddings is None:
+            self._need_encoder("documents")
+        job = Ingest(
+            self._collection,
+            self.encoder,
+            documents,
+            embeddings,
+            max_length,
+            long_documents,
+            prune,
+            optimize,
+            total,
+        )
+        threaded = self._collection.engine != "memory"  # which bears one thread only
+        with job.accountable(), progress_bar("storing", job.total, progress) as advance:
+            with _Background(threaded, self._stop) as background:
+                for chunk in read(job.documents, job.chunker):
+                    plan = self._run(job.plan(chunk))
+                    views = job.embed(plan)
+                    background.wait()
+                    background.start(self._run, job.write(plan, views))
+                    advance(job.report.received, job.encoded)
+                background.wait()
+            advance(job.report.received, job.encoded)
+            self._run(job.finish())
+        return job.report
 
     def delete(
         self,
@@ -253,25 +202,7 @@ class M3Store:
         Raises:
             InputError: neither ids nor a filter, or both.
         """
-        if (ids is None) == (filter is None):
-            raise InputError("delete takes either ids or a filter")
-        layout = self._ready()
-        if layout is None:
-            return 0
-        if ids is not None:
-            points = _point_ids([ids] if isinstance(ids, Id) else ids)
-            condition = models.Filter(must=[models.HasIdCondition(has_id=list(points))])
-        else:
-            found = as_filter(filter)
-            if found is None or found == models.Filter():
-                raise InputError("delete: the filter is empty; it would delete every document")
-            condition = found
-        with self._calling("delete"):
-            count = self.client.count(self.collection, count_filter=condition, exact=True).count
-            if count:
-                selector = models.FilterSelector(filter=condition)
-                self.client.delete(self.collection, points_selector=selector, wait=True)
-        return int(count)
+        return self._run(self._collection.delete(ids, filter))
 
     def optimize(self) -> bool:
         """Merge segments and build the indexes now, on the embedded engine.
@@ -281,10 +212,7 @@ class M3Store:
         Returns:
             True where something was done.
         """
-        if self._ready() is None or not isinstance(self.client, QdrantEdge):
-            return False
-        with self._calling("optimize"):
-            return bool(self.client.optimize(self.collection))
+        return self._run(self._collection.optimize())
 
     # -- reading
 
@@ -295,24 +223,24 @@ class M3Store:
     def get(
         self, ids: Id | list[Id] | list[str] | tuple[Id, ...]
     ) -> Document | list[Document | None] | None:
-        """The document with this id, or a list for a list of ids; None where there is none."""
-        wanted = _point_ids([ids] if isinstance(ids, Id) else ids)
-        found: dict[str, Document] = {}
-        if self._ready() is not None and wanted:
-            with self._calling("get"):
-                points = self.client.retrieve(self.collection, ids=wanted, with_payload=True)
-            found = {str(point.id): convert.document(point) for point in points}
-        documents = [found.get(id) for id in wanted]
-        return documents[0] if isinstance(ids, Id) else documents
+        """The document with this id, or a list for several ids; None where there is none."""
+        found = self._run(self._collection.get(as_ids(ids)))
+        return found[0] if isinstance(ids, Id) else found
+
+    def documents(
+        self, filter: models.Filter | Mapping[str, Any] | None = None
+    ) -> Iterator[Document]:
+        """All documents, or those that satisfy a filter, a page at a time, in no useful order."""
+        condition, offset = as_filter(filter), None
+        while True:
+            page, offset = self._run(self._collection.page(condition, offset))
+            yield from page
+            if offset is None:
+                return
 
     def count(self, filter: models.Filter | Mapping[str, Any] | None = None) -> int:
         """How many documents there are, or how many satisfy a filter. Exact."""
-        condition = as_filter(filter)
-        if self._ready() is None:
-            return 0
-        with self._calling("count"):
-            answer = self.client.count(self.collection, count_filter=condition, exact=True)
-        return int(answer.count)
+        return self._run(self._collection.count(as_filter(filter)))
 
     def info(self) -> StoreInfo:
         """What the collection is and holds.
@@ -320,19 +248,7 @@ class M3Store:
         Raises:
             CollectionNotFoundError: it has not been made yet.
         """
-        layout = self._ready()
-        if layout is None:
-            raise CollectionNotFoundError(self._not_found())
-        return StoreInfo(
-            location=self._location,
-            collection=self.collection,
-            engine=_engine(self.client),
-            documents=self.count(),
-            model=layout.model.name if layout.model else None,
-            dim=layout.dim,
-            colbert_dim=layout.colbert_dim,
-            colbert_datatype=layout.schema.colbert_datatype,
-        )
+        return self._run(self._collection.info())
 
     def search(
         self,
@@ -340,8 +256,9 @@ class M3Store:
         mode: str = "weighted",
         limit: int = 10,
         candidates: int = 100,
-        weights: Sequence[float] = queries.DEFAULT_WEIGHTS,
+        weights: Sequence[float] = DEFAULT_WEIGHTS,
         filter: models.Filter | Mapping[str, Any] | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """The best documents for a query, best first.
 
@@ -353,173 +270,86 @@ class M3Store:
                 rank; raised to `limit` where smaller.
             weights: of the dense, the lexical and the ColBERT score in mode "weighted"; relative.
             filter: what a document must satisfy: a mapping (see filters.py) or Qdrant's own.
+            options: offset, score_threshold, group_by, group_size, diversity, with_vectors, exact,
+                ef, oversampling, components; `query.SearchOptions` describes them.
 
         Raises:
             InputError: names the argument and what is allowed.
+            UnsupportedError: the server is too old for the mode.
             EngineError: Qdrant failed.
         """
+        asked = Search(mode, limit, candidates, weights, filter, **options)
+        (hits,) = self._search(one_query(query), asked)
+        return hits
+
+    def search_batch(
+        self,
+        queries: Sequence[str] | M3Embeddings,
+        mode: str = "weighted",
+        limit: int = 10,
+        candidates: int = 100,
+        weights: Sequence[float] = DEFAULT_WEIGHTS,
+        filter: models.Filter | Mapping[str, Any] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[list[Hit]]:
+        """`search` for several queries at once.
+
+        They are encoded in one pass and ranked in one round trip; one more fetches the component
+        scores of all hits, and `components=False` leaves it out. (Groups have no batch in Qdrant:
+        with `group_by` each query is a round trip.)
+
+        Returns:
+            For each query its hits, as `search` gives them.
+        """
+        asked = Search(mode, limit, candidates, weights, filter, **options)
+        return self._search(queries, asked)
+
+    # -- inside
+
+    def _search(self, queries: Any, search: Search) -> list[list[Hit]]:
         self._check_open()
-        queries.check_search(mode, limit, candidates)
-        check_weights(weights)
-        condition = as_filter(filter)
-        if isinstance(query, str):
-            if not query.strip():
-                raise InputError("the query is empty")
-            query = self._need_encoder("queries").encode_queries(query)
-        elif not isinstance(query, M3Embeddings):
-            raise InputError(f"a query is a text or its embeddings, not {type(query).__name__}")
-        layout = self._ready()
-        if layout is None:
-            return []
-        embedded = EmbeddedQuery.of(query, layout)
-        request = queries.search_request(embedded, mode, limit, candidates, weights, condition)
-        if request is None:
-            return []
-        with self._calling("search"):
-            (answer,) = self.client.query_batch_points(self.collection, [request])
-            if not answer.points:
-                return []
-            ids = [point.id for point in answer.points]
-            components = queries.component_requests(embedded, ids)
-            answers = self.client.query_batch_points(
-                self.collection, [component for _, component in components]
-            )
-        scores = queries.component_scores(
-            embedded,
-            ids,
-            [(name, part.points) for (name, _), part in zip(components, answers, strict=True)],
+        return self._run(self._collection.search(self._embed_queries(queries), search))
+
+    def _run(self, steps: Steps[T]) -> T:
+        self._check_open()
+        return transport.run(
+            self.client,
+            steps,
+            where=str(self._collection),
+            retries=self._retries,
+            stop=self._stop,
         )
-        hits = [
-            _hit(point, score, mode) for point, score in zip(answer.points, scores, strict=True)
-        ]
-        # the engine gives equal scores in any order, and cuts at the limit as it likes
-        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
-    # -- the collection behind it
 
-    def _open(self) -> None:
-        """Validate the collection, or make it where its widths are known."""
-        with self._calling("open"):
-            exists = self.client.collection_exists(self.collection)
-        if not exists:
-            if not self._create:
-                raise CollectionNotFoundError(self._not_found())
-            if self.encoder is not None:
-                self._make_collection(self.encoder.dim, self.encoder.colbert_dim)
+class _Background:
+    """One thing at a time, behind the back of the thread that encodes."""
+
+    def __init__(self, threaded: bool, stop: threading.Event) -> None:
+        """Without `threaded` things are done at once; `stop` ends their waiting after Ctrl-C."""
+        self._executor = ThreadPoolExecutor(1, "m3qdrant-writer") if threaded else None
+        self._pending: Future[Any] | None = None
+        self._stop = stop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let what is under way end, also after an error or Ctrl-C."""
+        if self._executor is None:
             return
-        with self._calling("open"):
-            found = Layout.read(self.client.get_collection(self.collection))
-        wrong = found if isinstance(found, list) else found.differences(self._wanted(found))
-        if wrong:
-            raise SchemaMismatchError(
-                f"collection {self.collection!r} at {self._location} does not fit: "
-                f"{'; '.join(wrong)} (open it with what it was made with, or use another "
-                "collection)",
-                wrong,
-            )
-        if isinstance(found, Layout):
-            self._layout = found
+        if kind is not None:
+            self._stop.set()
+        self._executor.shutdown(wait=True)
+        self._stop.clear()
 
-    def _wanted(self, found: Layout) -> Layout:
-        """What this store needs of a collection; where it needs nothing, what was `found`."""
-        encoder = self.encoder
-        return Layout(
-            schema=self._schema or found.schema,
-            dim=encoder.dim if encoder else found.dim,
-            colbert_dim=encoder.colbert_dim if encoder else found.colbert_dim,
-            model=self._model() or found.model,
-        )
+    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._executor is None:
+            function(*arguments)
+        else:
+            self._pending = self._executor.submit(function, *arguments)
 
-    def _make_collection(self, dim: int, colbert_dim: int) -> Layout:
-        layout = Layout(self._schema or M3Schema(), dim, colbert_dim, self._model())
-        with self._calling("create"):
-            self.client.create_collection(self.collection, **layout.create_arguments())
-        self._layout = layout
-        return layout
-
-    def _model(self) -> ModelId | None:
-        return ModelId(self.encoder.name, self.encoder.fingerprint) if self.encoder else None
-
-    def _ready(self) -> Layout | None:
-        """The layout, or None where the collection has not been made yet."""
-        self._check_open()
-        return self._layout
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosedError(f"the store of {self.collection!r} is closed; open a new one")
-
-    def _need_encoder(self, what: str) -> M3Encoder:
-        if self.encoder is None:
-            raise InputError(
-                f"this store has no encoder for {what}: open it with "
-                "encoder=M3Encoder.from_pretrained(...), or pass embeddings"
-            )
-        return self.encoder
-
-    def _not_found(self) -> str:
-        with self._calling("open"):
-            names = sorted(c.name for c in self.client.get_collections().collections)
-        there = f"those there are {', '.join(names)}" if names else "there are none"
-        return f"no collection {self.collection!r} at {self._location}; {there}"
-
-    def _upsert(self, points: list[models.PointStruct]) -> None:
-        with self._calling("upsert"):
-            self.client.upsert(self.collection, points=points, wait=True)
-
-    @contextmanager
-    def _calling(self, operation: str) -> Iterator[None]:
-        """Turn whatever the client raises into one of ours, with its cause."""
-        try:
-            yield
-        except M3QdrantError:
-            raise
-        except Exception as error:  # each of Qdrant's transports has exceptions of its own
-            raise EngineError(
-                f"{operation} of collection {self.collection!r} at {self._location} failed: "
-                f"{str(error).strip() or type(error).__name__}"
-            ) from error
-
-
-def _point_ids(ids: Iterable[Id]) -> list[str]:
-    if not isinstance(ids, Iterable):
-        raise InputError(f"ids are strings, integers or UUIDs, not {type(ids).__name__}")
-    return [point_id(str(id)) for id in ids]
-
-
-def _hit(point: models.ScoredPoint, scores: dict[str, float], mode: str) -> Hit:
-    document = convert.document(point)
-    # MAX_SIM sums over the query's tokens; the mean is the reference's score, on one scale for all
-    score = scores[COLBERT] if mode == COLBERT else float(point.score)
-    return Hit(document.id, document.text, document.payload, score, scores)
-
-
-def _connect(location: str | os.PathLike[str] | QdrantBase) -> tuple[QdrantBase, bool]:
-    """The client for a location, and whether it is ours to close."""
-    if isinstance(location, QdrantBase):
-        return location, False
-    if not isinstance(location, str | os.PathLike):
-        raise InputError(
-            f"a location is a directory, ':memory:', a URL or a QdrantClient, not "
-            f"{type(location).__name__}"
-        )
-    name = os.fspath(location)
-    if name == ":memory:":
-        return QdrantClient(":memory:"), True
-    if name.startswith(("http://", "https://")):
-        key = os.environ.get("QDRANT_API_KEY")
-        return QdrantClient(url=name, api_key=key, timeout=_TIMEOUT_S), True
-    if not name or re.fullmatch(r"[\w.-]+:\d+", name):
-        raise InputError(f"location {name!r} is no directory; a server's begins with http://")
-    return QdrantEdge(name), True
-
-
-def _describe(location: object) -> str:
-    return str(location) if isinstance(location, str | os.PathLike) else type(location).__name__
-
-
-def _engine(client: QdrantBase) -> str:
-    if isinstance(client, QdrantEdge):
-        return "embedded"
-    options = getattr(client, "init_options", {})
-    return "memory" if options.get("location") == ":memory:" else "server"
+    def wait(self) -> None:
+        """Wait for what was started, and raise its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from m3qdrant import M3Encoder, errors
+from m3qdrant import IngestReport, M3Encoder, errors
 
 
 @pytest.mark.parametrize("name", errors.__all__)
@@ -16,11 +16,15 @@ def test_every_error_pickles_and_is_ours(name: str) -> None:
     kind = getattr(errors, name)
     arguments = {
         "DocumentError": ("a", "text", "missing"),
+        "IngestError": ("message", IngestReport(received=3, added=2)),
+        "IngestInterrupted": (IngestReport(received=3, added=2),),
         "PointError": ("7", "dense", "NaN"),
         "SchemaMismatchError": ("does not fit", ["one", "two"]),
     }.get(name, ("message",))
     error = kind(*arguments)
-    assert isinstance(error, errors.M3QdrantError)
+    # an interrupt must not be caught by those who catch errors
+    base = KeyboardInterrupt if name == "IngestInterrupted" else errors.M3QdrantError
+    assert isinstance(error, base)
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(twin) is kind
         assert str(twin) == str(error)

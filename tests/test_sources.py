@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from m3qdrant import Document
 from m3qdrant.errors import InputError
-from m3qdrant.sources import open_sources, passages
+from m3qdrant.sources import jsonl_line, open_sources, passages, written
 
 
 def write_jsonl(path: Path, *rows: Any) -> Path:
@@ -107,6 +109,75 @@ def test_stdin_as_jsonl_and_as_lines() -> None:
     assert next(source.documents).text == "a"
     with pytest.raises(InputError, match="standard input, line 2: broken JSON"):
         next(source.documents)
+
+
+def test_a_stream_that_is_not_utf8() -> None:
+    source = open_sources(["-"], stdin=io.TextIOWrapper(io.BytesIO(b"fine\ncaf\xe9\n"), "utf-8"))
+    with pytest.raises(InputError, match="standard input: not UTF-8 text"):
+        list(source.documents)
+    marked = io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"text": "a"}\n'), "utf-8")
+    assert read("-", stdin=marked) == [Document.of("a")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"text": "a", "k": 1}\n', [Document.of({"text": "a", "k": 1})]),
+        ("pipe", '{"text": "a"}\n{"text": "b"}\n', [Document.of("a"), Document.of("b")]),
+        ("pipe", "one\n\ntwo\n", [Document.of("one"), Document.of("two")]),
+        ("pipe", "", []),
+    ],
+)
+def test_a_named_pipe_is_read_once(
+    tmp_path: Path, name: str, content: str, expected: list[Document]
+) -> None:
+    os.mkfifo(tmp_path / name)
+    writer = threading.Thread(target=lambda: (tmp_path / name).write_text(content))
+    writer.start()
+    source = open_sources([tmp_path / name])
+    assert source.total is None
+    assert list(source.documents) == expected
+    writer.join()
+
+
+def test_a_text_in_another_field_leaves_text_beside_it(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", {"body": "x", "text": "short", "n": 1})
+    assert read(path, text_field="body") == [Document.of({"text": "x", "text_": "short", "n": 1})]
+    write_jsonl(path, {"body": "x", "text": "short", "text_": 1})
+    with pytest.raises(InputError, match=r"line 1: beside 'body', fields 'text' and 'text_'"):
+        open_sources([path], text_field="body")
+
+
+payloads = st.dictionaries(
+    st.text().filter(lambda key: key not in ("id", "text", "_m3")),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.lists(st.text()),
+    max_size=4,
+)
+
+
+@given(st.text().filter(str.strip), st.text(), payloads)
+def test_a_written_document_is_read_as_it_was(id: str, text: str, payload: dict[str, Any]) -> None:
+    document = Document(id, text, payload)
+    line = jsonl_line(document)
+    assert line.count("\n") == 1
+    assert read("-", stdin=io.StringIO(line)) == [document]
+
+
+def test_a_written_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    with written(tmp_path / "a") as file:
+        file.write("x")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a").read_text() == "x"
+
+    def half() -> None:
+        with written(tmp_path / "a") as file:
+            file.write("y")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        half()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "x"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from m3qdrant.edge.translate import hnsw_settings
 
-__all__ = ["collection_info", "point_id", "record", "scored_point"]
+__all__ = ["collection_info", "index_type", "point_id", "record", "scored_point"]
 
 
 def point_id(id: Any) -> int | str:
@@ -105,10 +105,15 @@ def collection_info(
 
 def _index_info(info: edge.PayloadIndexInfo) -> models.PayloadIndexInfo:
     return models.PayloadIndexInfo(
-        data_type=models.PayloadSchemaType(_enum_value(info.data_type)),
+        data_type=models.PayloadSchemaType(index_type(info)),
         params=_index_params(info.params),
         points=info.points,
     )
+
+
+def index_type(info: edge.PayloadIndexInfo) -> str:
+    """An index's type, such as "keyword"."""
+    return _enum_value(info.data_type)
 
 
 def _index_params(params: Any) -> models.PayloadSchemaParams | None:

@@ -37,8 +37,10 @@ __all__ = [
     "VectorSpecs",
     "check_id",
     "check_ids",
+    "check_point_vectors",
     "check_points",
     "check_query_vector",
+    "check_vector_names",
     "layout_of",
 ]
 
@@ -138,6 +140,42 @@ def check_points(
     if not checked:
         raise InputError("the batch is empty: pass at least one point")
     return checked
+
+
+def check_point_vectors(
+    points: Iterable[models.PointVectors], layout: VectorSpecs
+) -> list[CheckedPoint]:
+    """Check what `update_vectors` takes, as `check_points` does; the payloads are None.
+
+    Raises:
+        PointError: the first point that is wrong, by id, with the vector's name and the remedy.
+        InputError: there are no points.
+    """
+    checked = []
+    for i, point in enumerate(points):
+        if not hasattr(point, "id") or not hasattr(point, "vector"):
+            raise InputError(f"point #{i} is a {type(point).__name__}: pass models.PointVectors")
+        checked.append(_check_point(i, point.id, point.vector, None, layout))
+    if not checked:
+        raise InputError("there are no points: pass at least one")
+    return checked
+
+
+def check_vector_names(names: Iterable[str], layout: VectorSpecs) -> list[str]:
+    """Vectors' names, each of which must exist; "" is the unnamed vector.
+
+    Raises:
+        InputError: a name that the collection lacks, or no name at all.
+    """
+    if isinstance(names, str):
+        raise InputError(f"pass a list of vectors' names, not the string {names!r}")
+    each = list(names)
+    if not each:
+        raise InputError("the list of vectors' names is empty: pass at least one")
+    for name in each:
+        if name not in layout:
+            raise InputError(f"the vector {name!r}: {_unknown_vector(name, layout)}")
+    return each
 
 
 def _rows(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+import weakref
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -13,43 +15,35 @@ from typing import Any, NoReturn
 import qdrant_edge as edge
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
-from qdrant_client.conversions import common_types as types
 
-from m3qdrant.edge import answers, sidecar, translate
-from m3qdrant.edge.checks import check_id, check_ids, check_points
+from m3qdrant.edge import answers, sidecar, snapshots, translate
+from m3qdrant.edge.arguments import CLUSTER, NO_EFFECT, accept
+from m3qdrant.edge.indexes import Indexer
 from m3qdrant.edge.lock import DirectoryLock
-from m3qdrant.edge.shard import Shard, check_process, create_shard, engine_errors
+from m3qdrant.edge.reading import Reading
+from m3qdrant.edge.shard import (
+    Shard,
+    check_process,
+    check_shard,
+    create_shard,
+    engine_errors,
+)
+from m3qdrant.edge.writing import Writing
 from m3qdrant.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
+    EngineError,
     InputError,
     StoreClosedError,
     StoreDamagedError,
     UnsupportedError,
 )
-from m3qdrant.payload import check_json, check_path
+from m3qdrant.payload import check_json
 
 __all__ = ["QdrantEdge"]
 
-_NO_EFFECT = frozenset({"wait", "ordering", "timeout", "consistency", "max_retries", "method"})
-"""Arguments of qdrant-client that settle how a request reaches a cluster. Here every write is done
-and flushed when the call returns, and every read sees it, so they are accepted and change
-nothing."""
 
-_CLUSTER = frozenset(
-    {
-        "shard_number",
-        "sharding_method",
-        "replication_factor",
-        "write_consistency_factor",
-        "wal_config",
-        "strict_mode_config",
-    }
-)
-"""Arguments of `create_collection` that concern a cluster or a shared server."""
-
-
-class QdrantEdge(QdrantBase):
+class QdrantEdge(Reading, Writing):
     """Qdrant's own engine in this process, with qdrant-client's methods and models.
 
         with QdrantEdge("data") as client:
@@ -69,16 +63,22 @@ class QdrantEdge(QdrantBase):
 
     Args:
         path: the directory.
+        auto_index: whether the first filter over a field makes the index that speeds it up, in a
+            collection of 10,000 points or more, where all values of the field are of one kind.
+            `facet` and `order_by` make theirs in any case. See `indexes.py`.
 
     Raises:
         StoreDamagedError: the path is a file, or a directory of another program.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, auto_index: bool = True) -> None:
         super().__init__()
         self.path = Path(path).expanduser().absolute()
         sidecar.check_root(self.path)
+        sidecar.sweep_root(self.path)
+        self.auto_index = auto_index
         self._shards: dict[str, Shard] = {}
+        self._indexers: weakref.WeakKeyDictionary[Shard, Indexer] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._closed = False
@@ -141,7 +141,7 @@ class QdrantEdge(QdrantBase):
             CollectionExistsError: a collection of this name exists.
             InputError: a name that no server takes, or no vectors at all.
         """
-        _accept(kwargs, _CLUSTER)
+        accept(kwargs, CLUSTER)
         directory = self._directory(collection_name)
         if not vectors_config and not sparse_vectors_config:
             raise InputError(
@@ -165,6 +165,7 @@ class QdrantEdge(QdrantBase):
         except ValueError as error:
             raise InputError(f"the configuration of {collection_name!r}: {error}") from error
         with self._lock:
+            self._check_usable()  # it may have been closed while this waited
             self._refuse_existing(collection_name, directory)
             with engine_errors("create", collection_name):
                 try:
@@ -189,12 +190,12 @@ class QdrantEdge(QdrantBase):
 
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
         """Whether the collection exists; it isn't opened."""
-        _accept(kwargs)
+        accept(kwargs)
         return (self._directory(collection_name) / sidecar.FILE).is_file()
 
     def get_collections(self, **kwargs: Any) -> models.CollectionsResponse:
         """The collections' names, sorted; none is opened."""
-        _accept(kwargs)
+        accept(kwargs)
         self._check_usable()
         names = sidecar.collection_names(self.path)
         return models.CollectionsResponse(
@@ -203,7 +204,7 @@ class QdrantEdge(QdrantBase):
 
     def get_collection(self, collection_name: str, **kwargs: Any) -> models.CollectionInfo:
         """A collection's configuration, metadata, payload indexes and counts."""
-        _accept(kwargs)
+        accept(kwargs)
         shard = self._shard(collection_name)
         with shard.use("inspect") as engine:
             return answers.collection_info(shard.config, engine.info())
@@ -216,7 +217,7 @@ class QdrantEdge(QdrantBase):
         Raises:
             UnsupportedError: any other change; make a new collection and copy the points.
         """
-        changes = sorted(k for k, v in kwargs.items() if v is not None and k not in _NO_EFFECT)
+        changes = sorted(k for k, v in kwargs.items() if v is not None and k not in NO_EFFECT)
         if changes:
             raise UnsupportedError(
                 f"the embedded engine can't change {', '.join(changes)} of an existing "
@@ -233,9 +234,10 @@ class QdrantEdge(QdrantBase):
 
     def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
         """Delete a collection and its files. False where there is none."""
-        _accept(kwargs)
+        accept(kwargs)
         directory = self._directory(collection_name)
         with self._lock:
+            self._check_usable()
             if not (directory / sidecar.FILE).exists():
                 return False
             shard = self._shards.pop(collection_name, None)
@@ -249,14 +251,33 @@ class QdrantEdge(QdrantBase):
                 lock.release()
         return True
 
+    def recreate_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> bool:
+        """`delete_collection`, then `create_collection` with the other arguments."""
+        self.delete_collection(collection_name)
+        return self.create_collection(collection_name, *args, **kwargs)
+
+    def info(self) -> models.VersionInfo:
+        """The engine's name and version."""
+        return models.VersionInfo(title="qdrant-edge", version=version("qdrant-edge-py"))
+
     def optimize(self, collection_name: str) -> bool:
         """Build the indexes and merge segments, now; returns whether there was anything to do.
 
         The engine never does it by itself: call it after a bulk ingest. It holds the GIL, and
-        needs the collection's size on the disk once more until `close`.
+        needs the collection's size on the disk once more while it works.
+
+        Raises:
+            EngineError: the disk lacks room for that; nothing was changed.
         """
-        with self._shard(collection_name).use("optimize") as engine:
-            return engine.optimize()
+        return self._shard(collection_name).optimize()
+
+    def unindexed(self, collection_name: str) -> int:
+        """How many points a search by the main dense vector reads one by one, without an index.
+
+        `optimize` indexes them, once they come to `indexing_threshold` KB in a segment (10,000
+        unless the collection's `optimizers_config` says otherwise; 2,500 vectors of 1024 float32).
+        """
+        return self._shard(collection_name).unindexed()
 
     def flush(self, collection_name: str | None = None) -> None:
         """Write what is pending to the disk. Each write does so by itself already."""
@@ -267,167 +288,87 @@ class QdrantEdge(QdrantBase):
             with self._shard(name).use("flush") as engine:
                 engine.flush()
 
-    # writing
+    # snapshots: the rest of it is in snapshots.py
 
-    def upsert(
-        self,
-        collection_name: str,
-        points: models.Batch | Sequence[models.PointStruct],
-        update_filter: models.Filter | None = None,
-        update_mode: Any = None,
-        **kwargs: Any,
-    ) -> models.UpdateResult:
-        """Insert or replace points: all of them, or none where one is refused.
+    def create_snapshot(self, collection_name: str, **kwargs: Any) -> models.SnapshotDescription:
+        """Pack the collection into one file, PATH/.snapshots/NAME/..., while its writers wait.
 
         Raises:
-            PointError: the first point that is wrong, with the field and the remedy.
+            EngineError: the disk lacks room for it.
         """
-        _accept(kwargs)
+        accept(kwargs)
         shard = self._shard(collection_name)
-        checked = check_points(points, shard.layout)
-        shard.write(
-            "write to",
-            lambda: edge.UpdateOperation.upsert_points(
-                [translate.point(p) for p in checked],
-                condition=translate.to_filter(update_filter),
-                update_mode=translate.update_mode(update_mode),
-            ),
-        )
-        return _completed()
+        with shard.at_rest("take a snapshot of") as record:
+            return snapshots.create(self.path, collection_name, shard.directory, record)
 
-    def upload_points(
+    def list_snapshots(
+        self, collection_name: str, **kwargs: Any
+    ) -> list[models.SnapshotDescription]:
+        """The collection's snapshots, the oldest first; they outlive the collection."""
+        accept(kwargs)
+        self._directory(collection_name)
+        return snapshots.find(self.path, collection_name)
+
+    def delete_snapshot(self, collection_name: str, snapshot_name: str, **kwargs: Any) -> bool:
+        """Delete a snapshot. False where there is none of that name."""
+        accept(kwargs)
+        self._directory(collection_name)
+        return snapshots.delete(self.path, collection_name, snapshot_name)
+
+    def recover_snapshot(
         self,
         collection_name: str,
-        points: Iterable[models.PointStruct],
-        batch_size: int = 64,
-        update_filter: models.Filter | None = None,
-        update_mode: Any = None,
+        location: str | os.PathLike[str],
+        api_key: str | None = None,
+        checksum: str | None = None,
+        priority: Any = None,
         **kwargs: Any,
-    ) -> None:
-        """`upsert` in batches, for any iterable. Each batch is all or nothing by itself."""
-        _accept(kwargs, {"parallel", "on_batch_failure"})
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: pass at least 1")
-        rest = iter(points)
-        while batch := list(islice(rest, batch_size)):
-            self.upsert(
-                collection_name, batch, update_filter=update_filter, update_mode=update_mode
-            )
+    ) -> bool:
+        """Make the collection from a snapshot of this engine, in place of what it holds now.
 
-    def delete(
-        self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
-    ) -> models.UpdateResult:
-        """Delete points by ids or by filter. Ids that don't exist are passed over."""
-        return self._by_selector(
-            "delete from",
-            collection_name,
-            points_selector,
-            edge.UpdateOperation.delete_points,
-            edge.UpdateOperation.delete_points_by_filter,
-            (),
-            kwargs,
-            must_exist=False,
-        )
+        What it holds now stays until the snapshot has been opened and found whole, and through a
+        crash. The snapshot may be another collection's, or come from another machine.
 
-    def set_payload(
-        self,
-        collection_name: str,
-        payload: models.Payload,
-        points: types.PointsSelector,
-        key: str | None = None,
-        **kwargs: Any,
-    ) -> models.UpdateResult:
-        """Merge `payload` into the points' payloads, at the path `key` where given."""
-        return self._by_selector(
-            "write payloads to",
-            collection_name,
-            points,
-            edge.UpdateOperation.set_payload,
-            edge.UpdateOperation.set_payload_by_filter,
-            (check_json(payload, "payload"), check_path(key)),
-            kwargs,
-        )
+        Args:
+            collection_name: the collection, which need not exist.
+            location: the snapshot's path, or a file:// URL.
+            checksum: its SHA-256; by default the one in the file beside it, if there is one.
+            api_key: has no effect here.
+            priority: has no effect here.
+            **kwargs: `wait` and its like, without effect here.
 
-    def overwrite_payload(
-        self,
-        collection_name: str,
-        payload: models.Payload,
-        points: types.PointsSelector,
-        **kwargs: Any,
-    ) -> models.UpdateResult:
-        """Replace the points' payloads."""
-        return self._by_selector(
-            "write payloads to",
-            collection_name,
-            points,
-            edge.UpdateOperation.overwrite_payload,
-            edge.UpdateOperation.overwrite_payload_by_filter,
-            (check_json(payload, "payload"),),
-            kwargs,
-        )
+        Raises:
+            UnsupportedError: it is a server's snapshot, or lies on a network.
+            StoreDamagedError: it isn't whole.
+        """
+        accept(kwargs)
+        directory = self._directory(collection_name)
+        source = snapshots.checked_source(location, checksum)
+        with (
+            engine_errors("recover", collection_name),
+            contextlib.ExitStack() as aside,
+            sidecar.making(directory) as temporary,
+        ):
+            snapshots.unpack(source, temporary)
+            check_shard(temporary)
+            aside.enter_context(self._lock)
+            self._check_usable()
+            if directory.exists():
+                self._set_aside(collection_name, directory, aside)
+        return True
 
-    def delete_payload(
-        self,
-        collection_name: str,
-        keys: Sequence[str],
-        points: types.PointsSelector,
-        **kwargs: Any,
-    ) -> models.UpdateResult:
-        """Remove fields from the points' payloads."""
-        return self._by_selector(
-            "delete payloads from",
-            collection_name,
-            points,
-            edge.UpdateOperation.delete_payload,
-            edge.UpdateOperation.delete_payload_by_filter,
-            (list(keys),),
-            kwargs,
-        )
+    def _set_aside(self, name: str, directory: Path, stack: contextlib.ExitStack) -> None:
+        """Close a collection and move it out of the way, until the stack unwinds."""
+        if not (directory / sidecar.SHARD).is_dir():
+            self._refuse_existing(name, directory)
+        shard = self._shards.pop(name, None)
+        if shard is not None:
+            with contextlib.suppress(EngineError):  # it may be what is to be recovered from
+                shard.close()
+        stack.callback(DirectoryLock(directory).release)
+        stack.enter_context(sidecar.replace(directory))
 
-    def clear_payload(
-        self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
-    ) -> models.UpdateResult:
-        """Remove the points' payloads."""
-        return self._by_selector(
-            "delete payloads from",
-            collection_name,
-            points_selector,
-            edge.UpdateOperation.clear_payload,
-            edge.UpdateOperation.clear_payload_by_filter,
-            (),
-            kwargs,
-        )
-
-    def _by_selector(
-        self,
-        operation: str,
-        collection_name: str,
-        selector: Any,
-        by_ids: Any,
-        by_filter: Any,
-        arguments: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        must_exist: bool = True,
-    ) -> models.UpdateResult:
-        _accept(kwargs)
-        shard = self._shard(collection_name)
-        if isinstance(selector, models.FilterSelector):
-            selector = selector.filter
-        if isinstance(selector, models.Filter):
-            shard.write(operation, lambda: by_filter(translate.to_filter(selector), *arguments))
-            return _completed()
-        if isinstance(selector, models.PointIdsList):
-            selector = selector.points
-        elif not isinstance(selector, Iterable):
-            selector = [selector]
-        ids = check_ids(selector)
-        if not ids:
-            raise InputError("the list of point ids is empty: pass at least one, or a filter")
-        with shard.use(operation) as engine:
-            if must_exist:
-                _need_points(engine, ids)
-            shard.write(operation, lambda: by_ids(ids, *arguments))
-        return _completed()
+    # payload indexes
 
     def create_payload_index(
         self,
@@ -437,8 +378,8 @@ class QdrantEdge(QdrantBase):
         field_type: Any = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
-        """Index a payload field; `facet`, `order_by` and fast filters need it."""
-        _accept(kwargs)
+        """Index a payload field, in a way of your choice; see `auto_index` for what needs none."""
+        accept(kwargs)
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
             raise InputError("pass field_schema=, such as models.PayloadSchemaType.KEYWORD")
@@ -448,161 +389,17 @@ class QdrantEdge(QdrantBase):
                 field_name, translate.index_schema(schema)
             ),
         )
-        return _completed()
+        return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
 
     def delete_payload_index(
         self, collection_name: str, field_name: str, **kwargs: Any
     ) -> models.UpdateResult:
         """Drop a payload field's index; the payloads stay."""
-        _accept(kwargs)
+        accept(kwargs)
         self._shard(collection_name).write(
             "drop an index of", lambda: edge.UpdateOperation.delete_field_index(field_name)
         )
-        return _completed()
-
-    # reading
-
-    def retrieve(
-        self,
-        collection_name: str,
-        ids: Sequence[Any],
-        with_payload: Any = True,
-        with_vectors: bool | Sequence[str] = False,
-        **kwargs: Any,
-    ) -> list[models.Record]:
-        """Points by id, in the order asked for; those that don't exist are left out."""
-        _accept(kwargs)
-        shard = self._shard(collection_name)
-        wanted = check_ids(ids)
-        with shard.use("read") as engine:
-            payload = translate.payload_selector(with_payload)
-            vectors = translate.vector_selector(with_vectors, shard.layout)
-            found = [answers.record(r) for r in engine.retrieve(list(wanted), payload, vectors)]
-        by_id = {record.id: record for record in found}
-        return [by_id[id] for id in dict.fromkeys(wanted) if id in by_id]
-
-    def scroll(
-        self,
-        collection_name: str,
-        scroll_filter: models.Filter | None = None,
-        limit: int = 10,
-        order_by: Any = None,
-        offset: Any = None,
-        with_payload: Any = True,
-        with_vectors: bool | Sequence[str] = False,
-        **kwargs: Any,
-    ) -> tuple[list[models.Record], int | str | None]:
-        """A page of points, by id or by an indexed field, and the id that starts the next page.
-
-        In the order of a field there is no next page: continue with `order_by.start_from`.
-        """
-        _accept(kwargs)
-        shard = self._shard(collection_name)
-        if order_by is not None and offset is not None:
-            raise InputError("offset doesn't go with order_by: continue with order_by.start_from")
-        with shard.use("scroll") as engine:
-            order = None if order_by is None else translate.order_by(order_by)
-            if order is not None:
-                _need_index(engine, order.key, "order_by")
-            records, following = engine.scroll(
-                edge.ScrollRequest(
-                    offset=None if offset is None else check_id(offset),
-                    limit=translate.count("limit", limit, least=1),
-                    filter=translate.to_filter(scroll_filter),
-                    with_payload=translate.payload_selector(with_payload),
-                    with_vector=translate.vector_selector(with_vectors, shard.layout),
-                    order_by=order,
-                )
-            )
-        return [answers.record(r) for r in records], (
-            None if following is None else answers.point_id(following)
-        )
-
-    def count(
-        self,
-        collection_name: str,
-        count_filter: models.Filter | None = None,
-        exact: bool = True,
-        **kwargs: Any,
-    ) -> models.CountResult:
-        """How many points match; `exact=False` estimates."""
-        _accept(kwargs)
-        with self._shard(collection_name).use("count") as engine:
-            request = edge.CountRequest(exact=exact, filter=translate.to_filter(count_filter))
-            return models.CountResult(count=engine.count(request))
-
-    def facet(
-        self,
-        collection_name: str,
-        key: str,
-        facet_filter: models.Filter | None = None,
-        limit: int = 10,
-        exact: bool = False,
-        **kwargs: Any,
-    ) -> models.FacetResponse:
-        """The most frequent values of an indexed payload field, with their counts."""
-        _accept(kwargs)
-        limit = translate.count("limit", limit, least=1)
-        with self._shard(collection_name).use("facet") as engine:
-            request = edge.FacetRequest(key, limit, exact, translate.to_filter(facet_filter))
-            _need_index(engine, key, "facet")
-            hits = engine.facet(request).hits
-        return models.FacetResponse(
-            hits=[models.FacetValueHit(value=hit.value, count=hit.count) for hit in hits]
-        )
-
-    def query_points(
-        self,
-        collection_name: str,
-        query: Any = None,
-        using: str | None = None,
-        prefetch: models.Prefetch | list[models.Prefetch] | None = None,
-        query_filter: models.Filter | None = None,
-        search_params: models.SearchParams | None = None,
-        limit: int = 10,
-        offset: int | None = None,
-        with_payload: Any = True,
-        with_vectors: bool | Sequence[str] = False,
-        score_threshold: float | None = None,
-        lookup_from: models.LookupLocation | None = None,
-        **kwargs: Any,
-    ) -> types.QueryResponse:
-        """The best points for a query: a vector of any kind, a fusion of prefetches, a formula."""
-        _accept(kwargs)
-        request = models.QueryRequest.model_construct(
-            query=query,
-            using=using,
-            prefetch=prefetch,
-            filter=query_filter,
-            params=search_params,
-            limit=limit,
-            offset=offset,
-            with_payload=with_payload,
-            with_vector=with_vectors,
-            score_threshold=score_threshold,
-            lookup_from=lookup_from,
-        )
-        return self.query_batch_points(collection_name, [request])[0]
-
-    def query_batch_points(
-        self, collection_name: str, requests: Sequence[models.QueryRequest], **kwargs: Any
-    ) -> list[types.QueryResponse]:
-        """Several queries at once, which the engine plans together.
-
-        As on a server, a request's `with_payload` defaults to none here, and to all in
-        `query_points`.
-        """
-        _accept(kwargs)
-        shard = self._shard(collection_name)
-        if not requests:
-            return []
-        with shard.use("query") as engine:
-            translated = [translate.query_request(r, shard.layout) for r in requests]
-            found = engine.query_batch(edge.QueryBatchRequest(translated))
-        return [
-            types.QueryResponse.model_construct(points=[answers.scored_point(p) for p in points])
-            for points in found
-        ]
+        return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
 
     # inside
 
@@ -631,51 +428,20 @@ class QdrantEdge(QdrantBase):
                 shard = self._shards[collection_name] = Shard(directory)
             return shard
 
-
-def _completed() -> models.UpdateResult:
-    return models.UpdateResult(operation_id=None, status=models.UpdateStatus.COMPLETED)
-
-
-def _accept(kwargs: Mapping[str, Any], others: Iterable[str] = ()) -> None:
-    """Take the arguments that have no effect here, and refuse those that nobody knows."""
-    if kwargs.get("shard_key_selector") is not None:
-        raise UnsupportedError(
-            "the embedded engine has no shard keys: leave shard_key_selector out"
-        )
-    unknown = kwargs.keys() - _NO_EFFECT - set(others) - {"shard_key_selector"}
-    if unknown:
-        raise InputError(f"unknown arguments: {', '.join(sorted(unknown))}")
-
-
-def _need_points(engine: edge.EdgeShard, ids: Iterable[int | str]) -> None:
-    """The engine would write to those that exist, and then fail."""
-    wanted = list(dict.fromkeys(ids))
-    found = {answers.point_id(r.id) for r in engine.retrieve(list(wanted), False, False)}
-    missing = [id for id in wanted if id not in found]
-    if missing:
-        shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"there are no points {shown}: nothing was written, upsert them first")
-
-
-def _need_index(engine: edge.EdgeShard, field: str, what: str) -> None:
-    if field not in engine.info().payload_schema:
-        raise InputError(
-            f"{what} needs an index on {field!r}: call "
-            f"create_payload_index(collection, {field!r}, field_schema=...) first"
-        )
+    def _indexer(self, shard: Shard) -> Indexer:
+        """What makes the collection's indexes; to be called in its turn."""
+        indexer = self._indexers.get(shard)
+        if indexer is None:
+            indexer = self._indexers[shard] = Indexer(shard, for_filters=self.auto_index)
+        return indexer
 
 
 # Whatever else qdrant-client's interface has, now or in a later version, says that it isn't here.
 
 _INSTEAD = {
-    "snapshot": "close the client and copy the directory",
+    "snapshot": "call create_snapshot and its like for each collection",
     "alias": "use the collection's own name",
-    "groups": "query with a larger limit and group the hits",
     "matrix": "query with the points' own vectors",
-    "vectors": "upsert the whole points again",
-    "batch_update": "call the updates one by one",
-    "upload_collection": "use upload_points",
-    "recreate_collection": "use delete_collection and create_collection",
     "vector_name": "create another collection and copy the points with scroll and upsert",
     "migrate": "copy the points with scroll and upsert",
 }
@@ -695,5 +461,5 @@ def _unsupported(name: str) -> Any:
 
 
 for _name, _method in vars(QdrantBase).items():
-    if callable(_method) and not _name.startswith("_") and _name not in vars(QdrantEdge):
+    if callable(_method) and getattr(QdrantEdge, _name) is _method and not _name.startswith("_"):
         setattr(QdrantEdge, _name, _unsupported(_name))

@@ -8,15 +8,19 @@ engine's threads. `Shard` turns each of these into an error that says what to do
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
+import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import qdrant_edge as edge
 from qdrant_client import models
 
-from m3qdrant.edge import sidecar, translate
+from m3qdrant.edge import closed, sidecar, translate
 from m3qdrant.edge.checks import layout_of
 from m3qdrant.edge.lock import DirectoryLock
 from m3qdrant.errors import (
@@ -28,7 +32,12 @@ from m3qdrant.errors import (
     StoreLockedError,
 )
 
-__all__ = ["Shard", "check_process", "create_shard", "engine_errors"]
+__all__ = ["Shard", "check_process", "check_shard", "create_shard", "engine_errors"]
+
+
+RESERVE = 256 << 20
+"""Bytes that must be free on the disk before a write. The engine maps files that have holes, and
+filling a hole on a full disk kills the process (SIGBUS), then and at every later opening."""
 
 
 class Shard:
@@ -45,35 +54,106 @@ class Shard:
 
         Raises:
             StoreLockedError: it is open elsewhere, in another process or in this one.
-            StoreDamagedError: its files can't be read.
+            StoreDamagedError: its files can't be read, or aren't those that were closed.
+            EngineError: it wasn't closed in good order, and the disk is too full to recover it.
         """
         self.directory = directory
         self.config = sidecar.read(directory)
         self.layout = layout_of(self.config)
         self._turn = threading.RLock()
         self._pid = os.getpid()
+        self._panic: BaseException | None = None
         self._directory_lock = DirectoryLock(directory)
         try:
-            self._engine: edge.EdgeShard | None = _load(directory, self.config)
+            sidecar.sweep(directory)
+            self._engine: edge.EdgeShard | None = _open(directory, self.config)
         except BaseException:
             self._directory_lock.release()
             raise
+        _open_here.add(self)
 
     @contextlib.contextmanager
     def use(self, operation: str) -> Iterator[edge.EdgeShard]:
-        """The engine, for one operation, with its failures turned into our errors."""
+        """The engine, for one operation, with its failures turned into our errors.
+
+        After a panic nothing is known about the engine's state in memory, so it isn't used again.
+        """
         check_process(self._pid, self.directory)
         with self._turn:
             if self._engine is None:
                 raise StoreClosedError(f"the collection at {self.directory} is closed")
-            with engine_errors(operation, self.directory.name):
-                yield self._engine
+            if self._panic is not None:
+                raise EngineError(
+                    f"could not {operation} the collection {self.directory.name!r}: the engine "
+                    "panicked during an earlier call: close this store and open it again"
+                ) from self._panic
+            try:
+                with engine_errors(operation, self.directory.name):
+                    yield self._engine
+            except EngineError as error:
+                if error.__cause__ is not None and _is_panic(error.__cause__):
+                    self._panic = error.__cause__
+                raise
 
     def write(self, operation: str, build: Callable[[], edge.UpdateOperation]) -> None:
-        """Build an update, apply it, and flush it, so that a crash finds little to replay."""
+        """Build an update, apply it, and flush it.
+
+        The engine's log alone would keep it, but a crash shall never find more than one operation
+        to replay: see `_open`.
+
+        Raises:
+            EngineError: the disk is nearly full; nothing was written.
+        """
         with self.use(operation) as engine:
-            engine.update(build())
+            update = build()
+            _need_space(self.directory, RESERVE, operation)
+            engine.update(update)
             engine.flush()
+
+    def optimize(self) -> bool:
+        """Build indexes and merge segments; returns whether there was anything to do.
+
+        Raises:
+            EngineError: the disk lacks room for a second copy of the collection.
+        """
+        with self.use("optimize") as engine:
+            _need_space(self.directory, RESERVE + _bytes_on_disk(self.directory), "optimize")
+            done = engine.optimize()
+            # the segments that were replaced are removed by the next flush, not before
+            engine.flush()
+            return done
+
+    @contextlib.contextmanager
+    def at_rest(self, operation: str) -> Iterator[closed.Record]:
+        """Keep everybody from changing the files, which are as whole as after closing.
+
+        Yields:
+            What the files are like.
+        """
+        with self.use(operation) as engine:
+            engine.flush()
+            _need_space(self.directory, RESERVE + _bytes_on_disk(self.directory), operation)
+            yield closed.survey(self.directory, *_content(engine))
+
+    def unindexed(self) -> int:
+        """How many points lie in segments without an index of the main dense vector.
+
+        That vector is the first dense one that has an index at all (HNSW with m above 0); 0 where
+        there is none. Points that were replaced or deleted since count until the next `optimize`.
+        """
+        name = _main_vector(self.config)
+        if name is None:
+            return 0
+        with self.use("inspect") as engine:
+            waiting = 0
+            for segment in (self.directory / sidecar.SHARD / "segments").glob("*/segment.json"):
+                # the engine counts indexed vectors of all names together, replaced ones included,
+                # so its figure can't answer this; its files can
+                config = json.loads(segment.read_text(encoding="utf-8"))["config"]
+                if config["vector_data"][name]["index"]["type"] == "plain":
+                    for file in segment.parent.glob("*id_tracker.versions"):
+                        waiting += file.stat().st_size // 8  # one u64 a point
+            return min(waiting, engine.count(edge.CountRequest(exact=True)))
 
     def replace_config(self, config: models.CreateCollection) -> None:
         """Store other metadata; the engine's own settings must stay as they are."""
@@ -89,11 +169,32 @@ class Shard:
             engine, self._engine = self._engine, None
             if engine is None:
                 return
+            _open_here.discard(self)
             try:
                 with engine_errors("close", self.directory.name):
-                    engine.close()
+                    if self._panic is None:
+                        _close_in_order(engine, self.directory)
+                    else:
+                        engine.close()
             finally:
                 self._directory_lock.release()
+
+
+_open_here: weakref.WeakSet[Shard] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """Keep a forked child from destroying its copies of the parent's engines.
+
+    At the child's normal end Python would destroy them, and the engine's destructor flushes: old
+    data over the parent's newer files, or a wait for threads that the child doesn't have.
+    """
+    for shard in _open_here:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(shard._engine))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def check_process(pid: int, path: Path) -> None:
@@ -108,8 +209,94 @@ def check_process(pid: int, path: Path) -> None:
 
 def create_shard(directory: Path, config: models.CreateCollection) -> None:
     """Make the data of an empty collection in `directory`."""
+    _need_space(directory, RESERVE, "create")
     shard_config = translate.shard_config(config)
     edge.EdgeShard.create(str(directory / sidecar.SHARD), shard_config).close()
+
+
+def check_shard(directory: Path) -> None:
+    """Open the collection in `directory`, which is nobody else's yet, and close it.
+
+    Raises:
+        StoreDamagedError: it isn't whole.
+    """
+    _close_in_order(_open(directory, sidecar.read(directory)), directory)
+
+
+def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
+    record = closed.read(directory)
+    if record is None:
+        # the engine replays its log, which fills holes in its files
+        _need_space(directory, RESERVE, "recover")
+        engine = _load(directory, config)
+        with engine_errors("recover", directory.name):
+            # before anybody sees it: replaying several operations over what an interrupted flush
+            # left of the last one has lost payloads that were there after the crash before
+            engine.flush()
+        return engine
+    closed.check(directory, record)
+    closed.remove(directory)
+    try:
+        engine = _load(directory, config)
+        try:
+            with engine_errors("open", directory.name):
+                closed.check_content(directory, record, *_content(engine))
+        except BaseException:
+            engine.close()
+            raise
+    except BaseException:
+        # the next opening shall not find it in order; a file or two may have been written anew
+        with contextlib.suppress(OSError):
+            closed.write(directory, closed.survey(directory, record.points, record.indexes))
+        raise
+    return engine
+
+
+def _close_in_order(engine: edge.EdgeShard, directory: Path) -> None:
+    try:
+        content = _content(engine)
+    finally:
+        engine.close()
+    with contextlib.suppress(OSError):  # without the record the next opening just compares less
+        closed.write(directory, closed.survey(directory, *content))
+
+
+def _content(engine: edge.EdgeShard) -> tuple[int, list[str]]:
+    """The number of points, and the indexed payload fields."""
+    return engine.count(edge.CountRequest(exact=True)), sorted(engine.info().payload_schema)
+
+
+def _main_vector(config: models.CreateCollection) -> str | None:
+    vectors = config.vectors if isinstance(config.vectors, dict) else {"": config.vectors}
+    for name, vector in vectors.items():
+        if vector is None or vector.multivector_config is not None:
+            continue
+        m = next(
+            (
+                hnsw.m
+                for hnsw in (vector.hnsw_config, config.hnsw_config)
+                if hnsw is not None and hnsw.m is not None
+            ),
+            None,
+        )
+        if m != 0:
+            return name
+    return None
+
+
+def _need_space(directory: Path, needed: int, operation: str) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise EngineError(
+            f"could not {operation} the collection at {directory}: the disk has "
+            f"{free >> 20} MiB left and this takes {-(-needed >> 20)} MiB: make room. Nothing was "
+            "changed"
+        )
+
+
+def _bytes_on_disk(directory: Path) -> int:
+    """What the collection's files occupy, their holes left out."""
+    return sum((directory / path).stat().st_blocks * 512 for path in closed.files(directory))
 
 
 def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
@@ -126,7 +313,8 @@ def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
             raise
         if "WouldBlock" in str(error):
             raise StoreLockedError(
-                f"{directory} is open in a program that uses the engine without m3qdrant: close it"
+                f"{directory} is open in a program that uses the engine without m3qdrant, or in a "
+                "process forked from one that had it open: end it"
             ) from error
         raise StoreDamagedError(
             f"{directory} can't be opened ({_first_line(error)}): its files are damaged, or of "
@@ -152,7 +340,10 @@ def engine_errors(operation: str, collection: str) -> Iterator[None]:
             raise
         advice = ""
         if _is_panic(error):
-            advice = " (the engine panicked: close this store and open it again)"
+            advice = (
+                " (the engine panicked, over a damaged file or a fault of its own: close this "
+                "store and open it again)"
+            )
         raise EngineError(
             f"could not {operation} the collection {collection!r}: {_first_line(error)}{advice}"
         ) from error

@@ -25,6 +25,7 @@ from m3qdrant.edge.checks import (
     check_ids,
     check_query_vector,
 )
+from m3qdrant.edge.filters import as_filter
 from m3qdrant.errors import InputError, UnsupportedError
 from m3qdrant.payload import MAX_NESTING, check_json
 
@@ -35,6 +36,7 @@ __all__ = [
     "order_by",
     "payload_selector",
     "point",
+    "point_vectors",
     "query_request",
     "shard_config",
     "to_filter",
@@ -208,10 +210,18 @@ def _plain(name: Any) -> str:
 
 def point(checked: CheckedPoint) -> edge.Point:
     """A checked point. The engine reads its arrays in place, row by row."""
+    return edge.Point(checked.id, _vectors(checked), checked.payload)
+
+
+def point_vectors(checked: CheckedPoint) -> edge.PointVectors:
+    """A checked point's vectors alone."""
+    return edge.PointVectors(checked.id, _vectors(checked))
+
+
+def _vectors(checked: CheckedPoint) -> Any:
     vectors = {name: vector(v) for name, v in checked.vectors.items()}
     # an unnamed vector goes by itself, unless it has company
-    only = vectors[""] if len(vectors) == 1 and "" in vectors else vectors
-    return edge.Point(checked.id, only, checked.payload)
+    return vectors[""] if len(vectors) == 1 and "" in vectors else vectors
 
 
 def update_mode(mode: Any) -> edge.UpdateMode | None:
@@ -242,12 +252,7 @@ def to_filter(filter: Any) -> edge.Filter | None:
 
 
 def _filter(filter: Any, depth: int) -> edge.Filter:
-    if isinstance(filter, Mapping):
-        filter = models.Filter(**filter)
-    if not isinstance(filter, models.Filter):
-        raise InputError(
-            f"a {type(filter).__name__} is no filter: pass qdrant_client.models.Filter"
-        )
+    filter = as_filter(filter)
     if depth > MAX_NESTING // 4:
         raise InputError(f"the filter nests deeper than {MAX_NESTING // 4} levels: flatten it")
     least = filter.min_should
@@ -397,8 +402,10 @@ def _ring(ring: models.GeoLineString) -> list[edge.GeoPoint]:
 
 
 def query_request(request: models.QueryRequest, layout: VectorSpecs) -> edge.QueryRequest:
-    """A request with its prefetches, each query vector checked as stored vectors are."""
-    _no_lookup(request)
+    """A request with its prefetches, each query vector checked as stored vectors are.
+
+    It holds vectors only, no point ids: `examples.resolve` has seen to them.
+    """
     limit = DEFAULT_LIMIT if request.limit is None else request.limit
     return edge.QueryRequest(
         limit=count("limit", limit, least=1),
@@ -421,7 +428,6 @@ def _prefetches(prefetch: Any, layout: VectorSpecs) -> list[edge.Prefetch]:
 
 
 def _prefetch(p: models.Prefetch, layout: VectorSpecs) -> edge.Prefetch:
-    _no_lookup(p)
     limit = DEFAULT_LIMIT if p.limit is None else p.limit
     return edge.Prefetch(
         limit=count("a prefetch's limit", limit, least=1),
@@ -431,14 +437,6 @@ def _prefetch(p: models.Prefetch, layout: VectorSpecs) -> edge.Prefetch:
         filter=to_filter(p.filter),
         score_threshold=p.score_threshold,
     )
-
-
-def _no_lookup(request: Any) -> None:
-    if request.lookup_from is not None:
-        raise UnsupportedError(
-            "the embedded engine can't look vectors up in another collection: "
-            "retrieve the vector there and pass it as the query"
-        )
 
 
 def count(what: str, value: Any, least: int) -> int:
@@ -465,14 +463,11 @@ def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefe
         raise UnsupportedError(
             f"the embedded engine's interface has no {name} yet: {_UNSUPPORTED_QUERIES[name]}"
         )
+    if name in _BY_EXAMPLES:
+        return _BY_EXAMPLES[name](query, using, layout)
     mmr = None
     if isinstance(query, models.NearestQuery):
         mmr, query = getattr(query, "mmr", None), query.nearest
-    if isinstance(query, (str, int, np.integer, uuid.UUID)) and not isinstance(query, bool):
-        raise UnsupportedError(
-            f"the embedded engine can't search by the point id {query!r}: "
-            "retrieve the point with_vectors and pass its vector"
-        )
     checked = check_query_vector(query, using, layout)
     if mmr is None:
         return edge.Query.Nearest(vector(checked), using=using or None)
@@ -485,13 +480,81 @@ def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefe
     )
 
 
-_UNSUPPORTED_QUERIES = {
-    "RecommendQuery": "average the example vectors and search with the average",
-    "DiscoverQuery": "search with the target vector",
-    "ContextQuery": "use a Qdrant server",
-    "RelevanceFeedbackQuery": "use a Qdrant server",
-    "TextQuery": "search with a sparse vector",
+def _recommend(query: models.RecommendQuery, using: str | None, layout: VectorSpecs) -> edge.Query:
+    examples = edge.RecommendQuery(
+        [_example(v, using, layout) for v in query.recommend.positive or []],
+        [_example(v, using, layout) for v in query.recommend.negative or []],
+    )
+    if query.recommend.strategy == models.RecommendStrategy.BEST_SCORE:
+        return edge.Query.RecommendBestScore(examples, using=using or None)
+    if query.recommend.strategy == models.RecommendStrategy.SUM_SCORES:
+        return edge.Query.RecommendSumScores(examples, using=using or None)
+    raise UnsupportedError(
+        f"the embedded engine can't recommend by {query.recommend.strategy!r}: use "
+        "average_vector, best_score or sum_scores"
+    )
+
+
+def _discover(query: models.DiscoverQuery, using: str | None, layout: VectorSpecs) -> edge.Query:
+    target = _example(query.discover.target, using, layout)
+    pairs = _pairs(query.discover.context, using, layout)
+    return edge.Query.Discover(edge.DiscoverQuery(target, pairs), using=using or None)
+
+
+def _context(query: models.ContextQuery, using: str | None, layout: VectorSpecs) -> edge.Query:
+    pairs = _pairs(query.context, using, layout)
+    if not pairs:
+        raise InputError("a context without pairs says nothing: pass at least one")
+    return edge.Query.Context(edge.ContextQuery(pairs), using=using or None)
+
+
+def _feedback(query: Any, using: str | None, layout: VectorSpecs) -> edge.Query:
+    content = query.relevance_feedback
+    for item in content.feedback:
+        if not np.isfinite(item.score):
+            raise InputError(f"a feedback's score is {item.score}: it must be finite")
+    weights = getattr(content.strategy, "naive", None)
+    if weights is None:
+        raise UnsupportedError(
+            f"the embedded engine has no {type(content.strategy).__name__}: "
+            "use models.NaiveFeedbackStrategy"
+        )
+    if not np.isfinite([weights.a, weights.b, weights.c]).all():
+        raise InputError(f"the weights of the feedback, {weights}, must be finite")
+    return edge.Query.FeedbackNaive(
+        edge.FeedbackNaiveQuery(
+            _example(content.target, using, layout),
+            [
+                edge.FeedbackItem(_example(item.example, using, layout), float(item.score))
+                for item in content.feedback
+            ],
+            edge.NaiveFeedbackStrategy(weights.a, weights.b, weights.c),
+        ),
+        using=using or None,
+    )
+
+
+def _pairs(context: Any, using: str | None, layout: VectorSpecs) -> list[edge.ContextPair]:
+    return [
+        edge.ContextPair(
+            _example(pair.positive, using, layout), _example(pair.negative, using, layout)
+        )
+        for pair in context
+    ]
+
+
+def _example(example: Any, using: str | None, layout: VectorSpecs) -> Any:
+    return vector(check_query_vector(example, using, layout))
+
+
+_BY_EXAMPLES: dict[str, Callable[[Any, str | None, VectorSpecs], edge.Query]] = {
+    "RecommendQuery": _recommend,
+    "DiscoverQuery": _discover,
+    "ContextQuery": _context,
+    "RelevanceFeedbackQuery": _feedback,
 }
+
+_UNSUPPORTED_QUERIES = {"TextQuery": "search with a sparse vector"}
 
 
 def _fusion(query: models.FusionQuery, prefetch: Any) -> Any:

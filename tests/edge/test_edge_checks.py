@@ -16,7 +16,12 @@ import pytest
 from qdrant_client import models
 
 from m3qdrant.edge import QdrantEdge
-from m3qdrant.errors import InputError, PointError, UnsupportedError
+from m3qdrant.errors import (
+    CollectionNotFoundError,
+    InputError,
+    PointError,
+    UnsupportedError,
+)
 from m3qdrant.payload import MAX_NESTING
 from m3qdrant.schema import MULTIVECTOR_LIMIT
 
@@ -302,17 +307,51 @@ QUERIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         InputError,
         "index 1 stands there twice",
     ),
-    "by-id": ({"query": 1, "using": "dense"}, UnsupportedError, "retrieve the point"),
-    "by-uuid": ({"query": str(uuid.uuid4()), "using": "dense"}, UnsupportedError, "retrieve"),
-    "recommend": (
-        {"query": models.RecommendQuery(recommend=models.RecommendInput(positive=[1]))},
-        UnsupportedError,
-        "average the example vectors",
+    "by-missing-id": ({"query": 9, "using": "dense"}, InputError, "no point 9 in 'docs'"),
+    "by-missing-uuid": (
+        {"query": str(uuid.uuid4()), "using": "dense"},
+        InputError,
+        "there is no point '",
+    ),
+    "by-no-id": ({"query": "some text", "using": "dense"}, InputError, "'some text' is no point"),
+    "by-absent-vector": ({"query": 1, "using": "wide"}, InputError, "point 1 .* has no vector"),
+    "by-unknown-vector": ({"query": 1, "using": "dence"}, InputError, "no vector of this name"),
+    "recommend-nothing": (
+        {"query": models.RecommendQuery(recommend=models.RecommendInput()), "using": "dense"},
+        InputError,
+        "needs positive examples",
+    ),
+    "recommend-nan": (
+        {
+            "query": models.RecommendQuery.model_construct(
+                recommend=models.RecommendInput.model_construct(
+                    positive=[[NAN] * DIM], negative=[], strategy="best_score"
+                )
+            ),
+            "using": "dense",
+        },
+        InputError,
+        "position 0 is nan",
+    ),
+    "recommend-size": (
+        {
+            "query": models.RecommendQuery(
+                recommend=models.RecommendInput(positive=[1, [1.0] * 3])
+            ),
+            "using": "dense",
+        },
+        InputError,
+        "3 numbers, where the collection keeps 6",
+    ),
+    "context-empty": (
+        {"query": models.ContextQuery(context=[]), "using": "dense"},
+        InputError,
+        "pass at least one",
     ),
     "lookup": (
-        {"query": DENSE, "using": "dense", "lookup_from": models.LookupLocation(collection="x")},
-        UnsupportedError,
-        "another collection",
+        {"query": 1, "using": "dense", "lookup_from": models.LookupLocation(collection="x")},
+        CollectionNotFoundError,
+        "no collection 'x'",
     ),
     "fusion-alone": (
         {"query": models.FusionQuery(fusion=models.Fusion.RRF)},

@@ -1,0 +1,16 @@
+"""The command `m3qdrant`: a file a group of commands, on top of `program` and `common`.
+
+documents     ingest, export, delete
+searching     search, demo
+collections   info, doctor, optimize, migrate
+checking      verify
+"""
+
+from __future__ import annotations
+
+from m3qdrant.cli.program import app, main
+
+# a command is there once its file is imported; help lists them in this order
+from m3qdrant.cli import documents, searching, collections, checking  # isort: skip  # noqa: F401
+
+__all__ = ["app", "main"]

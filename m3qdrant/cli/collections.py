@@ -1,0 +1,132 @@
+"""info, doctor, optimize, migrate: collections as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3qdrant.cli.common import (
+    Collection,
+    Json,
+    Location,
+    interruptible,
+    open_documents,
+    print_json,
+)
+from m3qdrant.cli.program import app
+
+if TYPE_CHECKING:
+    from m3qdrant.store import M3Store
+
+
+@app.command()
+def info(location: Location, collection: Collection = "documents", as_json: Json = False) -> None:
+    """Show what a collection is and holds."""
+    with open_documents(location, collection) as store:
+        facts = store.info().to_dict()
+    if as_json:
+        print_json(facts)
+        return
+    schema = facts.pop("schema")
+    for name, value in {**facts, **schema}.items():
+        print(f"{name.replace('_', ' '):>20}  {value if value not in (None, {}) else '-'}")
+
+
+@app.command()
+def doctor(
+    location: Location,
+    collection: Annotated[
+        str | None, typer.Option(help="One collection's name (default: all there are).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong, or soon will be, and say what to do about it.
+
+    Reads, and changes nothing. The exit status is 1 where there is an error.
+    """
+    from m3qdrant.doctor import examine
+
+    findings = examine(location, collection)
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        from m3qdrant.tables import print_findings
+
+        print_findings(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def optimize(
+    location: Location, collection: Collection = "documents", as_json: Json = False
+) -> None:
+    """Merge segments and build the indexes now, on the embedded engine.
+
+    A server does so by itself. Needs the collection's size on the disk once more.
+    """
+    with (
+        interruptible("nothing was lost, run it again"),
+        open_documents(location, collection) as store,
+    ):
+        embedded = store.info().engine == "embedded"
+        before = _index_facts(store) if embedded else {}
+        done = store.optimize()
+        after = _index_facts(store) if embedded else {}
+    if embedded:
+        after["bytes"] = _bytes(store)  # what was merged away goes when the store closes
+    if as_json:
+        print_json({"optimized": done, "before": before, "after": after})
+    elif not embedded:
+        print("a server builds its indexes by itself: nothing was done")
+    else:
+        print("optimized" if done else "there was nothing to do")
+        for name in before:
+            print(f"{name:>10}  {before[name]:,} before, {after[name]:,} after")
+
+
+def _index_facts(store: M3Store) -> dict[str, int]:
+    """What `optimize` changes of an embedded collection."""
+    engine: Any = store.client
+    return {
+        "unindexed": engine.unindexed(store.collection),
+        "segments": engine.get_collection(store.collection).segments_count,
+        "bytes": _bytes(store),
+    }
+
+
+def _bytes(store: M3Store) -> int:
+    from m3qdrant.doctor import size_on_disk
+
+    engine: Any = store.client
+    return size_on_disk(engine.path / store.collection)
+
+
+@app.command()
+def migrate(
+    source: Annotated[str, typer.Argument(help="A directory or a server's URL.")],
+    target: Annotated[str, typer.Argument(help="A directory or a server's URL.")],
+    collection: Collection = "documents",
+    target_collection: Annotated[
+        str | None, typer.Option(help="Its name at the target (default: the same).")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="The most points held at once.", min=1)] = 256,
+    as_json: Json = False,
+) -> None:
+    """Copy a collection to another place, and verify each point there.
+
+    Run again, it goes on where it was cut off, and catches up with a source that has changed.
+    """
+    from m3qdrant.migrate import migrate as run
+
+    with interruptible("what was copied stays, run it again for the rest"):
+        report = run(
+            source, target, collection, target_collection, batch=batch, progress=not as_json
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    if not report.verified:
+        raise typer.Exit(1)

@@ -1,0 +1,177 @@
+"""What commands share: options, the reading of their values, and the opening of stores."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3qdrant.errors import CollectionNotFoundError, InputError
+
+if TYPE_CHECKING:
+    from m3qdrant.encoder import M3Encoder
+    from m3qdrant.schema import M3Schema
+    from m3qdrant.store import M3Store
+
+__all__ = [
+    "Collection",
+    "Filter",
+    "Json",
+    "Limit",
+    "Location",
+    "Mode",
+    "Model",
+    "interruptible",
+    "load",
+    "open_documents",
+    "open_store",
+    "parse_filter",
+    "parse_object",
+    "print_json",
+]
+
+Location = Annotated[
+    str,
+    typer.Option(
+        help="A directory (embedded engine), or a server's http(s)://host:port; its API key is "
+        "read from QDRANT_API_KEY.",
+        envvar="M3QDRANT_LOCATION",
+    ),
+]
+Collection = Annotated[
+    str, typer.Option(help="The collection's name.", envvar="M3QDRANT_COLLECTION")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="BAAI/bge-m3 or another hub id, m3-tiny (bundled), or a directory."),
+]
+Filter = Annotated[
+    str | None, typer.Option(help='JSON, e.g. \'{"lang": "de", "year": {"gte": 2020}}\'.')
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+Mode = Annotated[str, typer.Option(help="dense, sparse, colbert, rrf, dbsf or weighted.")]
+Limit = Annotated[int, typer.Option(help="The most hits to show.", min=1)]
+
+
+def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
+    """The JSON object that an option's value is; None without one.
+
+    Raises:
+        InputError: names the option.
+    """
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{option} is no JSON: {error}: {text}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{option} must be a JSON object, such as {{...}}, not {text}")
+    return value
+
+
+def parse_filter(text: str | None) -> Any:
+    """A filter from `--filter`, checked; None without one."""
+    from m3qdrant.filters import as_filter
+
+    return as_filter(parse_object("--filter", text))
+
+
+def load(model: str) -> M3Encoder:
+    """The encoder of a model's name or directory."""
+    from m3qdrant.encoder import M3Encoder
+
+    return M3Encoder.from_pretrained(model)
+
+
+@contextlib.contextmanager
+def interruptible(remains: str) -> Iterator[None]:
+    """Ctrl-C during long work is no accident to be reported at length.
+
+    Args:
+        remains: what is left of it, and how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        report = f": {stop.report}" if hasattr(stop, "report") else ""
+        print(f"interrupted{report}; {remains}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def open_documents(location: str, collection: str) -> M3Store:
+    """A store of a collection that is there, for what needs no model."""
+    from m3qdrant.store import M3Store
+
+    _check_location(location)
+    return M3Store(location, collection, create=False)
+
+
+@contextlib.contextmanager
+def open_store(
+    location: str,
+    collection: str,
+    model: str | None,
+    *,
+    create: bool,
+    schema: dict[str, Any] | None = None,
+) -> Iterator[M3Store]:
+    """The store, with the encoder its vectors come from, or the one the user names.
+
+    Args:
+        location: where it is.
+        collection: its name.
+        model: what the user names; m3-tiny for a new collection without one.
+        create: make it where there is none.
+        schema: storage options of a new collection, by name; of an existing one they must be as
+            they are, but for payload indexes.
+    """
+    from m3qdrant.schema import M3Schema
+    from m3qdrant.store import M3Store
+
+    _check_location(location)
+    wanted = _schema(M3Schema(), schema)
+    if model is None or wanted is not None:
+        try:
+            with M3Store(location, collection, create=False) as store:
+                info = store.info()
+        except CollectionNotFoundError:
+            if not create:
+                raise
+            model = model or "m3-tiny"
+        else:
+            wanted = _schema(info.schema, schema)
+            model = model or info.model
+        if model is None:
+            raise InputError(
+                f"collection {collection!r} does not say which model its vectors come from: "
+                "give it with --model"
+            )
+    with M3Store(location, collection, load(model), wanted, create=create) as store:
+        yield store
+
+
+def _check_location(location: str) -> None:
+    if location == ":memory:":
+        raise InputError("':memory:' ends with the command: give a directory or a server's URL")
+
+
+def _schema(base: M3Schema, options: dict[str, Any] | None) -> M3Schema | None:
+    """`base` with the options that the user names; None where there are none."""
+    if options is None:
+        return None
+    known = [field.name for field in dataclasses.fields(base)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(f"--schema: there is no {unknown[0]!r}; there are {', '.join(known)}")
+    return dataclasses.replace(base, **options)
+
+
+def print_json(value: Any) -> None:
+    """The only thing that a command with `--json` prints on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,203 @@
+"""ingest, export, delete: documents into a collection, out of it, and away."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m3qdrant.cli.common import (
+    Collection,
+    Filter,
+    Json,
+    Location,
+    Model,
+    interruptible,
+    open_documents,
+    open_store,
+    parse_filter,
+    parse_object,
+    print_json,
+)
+from m3qdrant.cli.program import app
+from m3qdrant.errors import IngestError, IngestInterrupted, InputError
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+    from m3qdrant.store import M3Store
+
+TextField = Annotated[str, typer.Option(help="JSONL field that holds the text.")]
+IdField = Annotated[str, typer.Option(help="JSONL field that holds the id.")]
+
+
+@app.command()
+def ingest(
+    paths: Annotated[
+        list[str], typer.Argument(help="JSONL, .txt or .md files, folders, or - for stdin.")
+    ],
+    location: Location,
+    collection: Collection = "documents",
+    model: Model = None,
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+    max_length: Annotated[int, typer.Option(help="Tokens a text is cut to.", min=2)] = 8192,
+    long_documents: Annotated[
+        str,
+        typer.Option(
+            help="Where a text has more ColBERT vectors than Qdrant takes: pool (merge similar "
+            "neighbours), truncate (keep the first) or error (leave the document out)."
+        ),
+    ] = "pool",
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="Storage options of a new collection, M3Schema's, as JSON, e.g. "
+            '\'{"colbert_datatype": "float32", "payload_indexes": {"year": "integer"}}\'; missing '
+            "payload indexes are made in an existing one too."
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Remove the documents that these files no longer have."),
+    ] = False,
+    optimize: Annotated[
+        bool | None,
+        typer.Option(
+            "--optimize/--no-optimize",
+            help="Build the embedded engine's indexes afterwards (default: where it is time).",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Encode files and store them; documents that are there as they are stay untouched.
+
+    A document whose id is there with another text is replaced, so running the same command again
+    goes on where the last run was cut off. The model is the collection's own; for a new collection
+    it is m3-tiny unless --model says.
+    """
+    from m3qdrant.convert import check_long_documents
+    from m3qdrant.sources import STDIN, open_sources
+
+    check_long_documents(long_documents)
+    options = parse_object("--schema", schema)
+    stdin = sys.stdin if STDIN in paths else None
+    source = open_sources(paths, text_field=text_field, id_field=id_field, stdin=stdin)
+    with (
+        interruptible("what was stored stays, run it again for the rest"),
+        open_store(location, collection, model, create=True, schema=options) as store,
+    ):
+        try:
+            report = store.add(
+                source.documents,
+                max_length=max_length,
+                long_documents=long_documents,
+                prune=prune,
+                optimize=optimize,
+                progress=not as_json,
+                total=source.total,
+            )
+        except (IngestError, IngestInterrupted) as stop:
+            if as_json:
+                print_json(stop.report.to_dict())
+            raise
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    for error in report.failed:
+        print(f"not stored: {error}", file=sys.stderr)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    location: Location,
+    collection: Collection = "documents",
+    filter: Filter = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A file, which appears when it is whole (default: standard output)."),
+    ] = None,
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+    as_json: Json = False,
+) -> None:
+    """Write documents as JSONL, one a line, as `ingest` reads them.
+
+    With --json and --output what was done is printed as JSON; on standard output the documents are
+    JSON anyway.
+    """
+    condition = parse_filter(filter)
+    with interruptible("run it again"), open_documents(location, collection) as store:
+        if output is None:
+            _export(store, condition, None, text_field, id_field, False)
+            return
+        count = _export(store, condition, output, text_field, id_field, not as_json)
+    if as_json:
+        print_json({"documents": count, "output": str(output)})
+    else:
+        print(f"{count} documents written to {output}")
+
+
+def _export(
+    store: M3Store,
+    condition: models.Filter | None,
+    output: Path | None,
+    text_field: str,
+    id_field: str,
+    progress: bool,
+) -> int:
+    from m3qdrant.progress import progress_bar
+    from m3qdrant.sources import jsonl_line, written
+
+    count = 0
+    total = store.count(condition) if progress else None
+    with (
+        contextlib.nullcontext(sys.stdout) if output is None else written(output) as file,
+        progress_bar("exporting", total, progress) as advance,
+    ):
+        for count, document in enumerate(store.documents(condition), 1):
+            file.write(jsonl_line(document, text_field=text_field, id_field=id_field))
+            advance(count)
+    return count
+
+
+@app.command()
+def delete(
+    location: Location,
+    ids: Annotated[list[str] | None, typer.Argument(help="Documents to delete.")] = None,
+    collection: Collection = "documents",
+    filter: Filter = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Don't ask; needed with --filter in a script.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete documents by id, or all that satisfy a filter, and say how many there were."""
+    condition = parse_filter(filter)
+    if bool(ids) == (condition is not None):
+        raise InputError("give either ids or a --filter that says something")
+    with open_documents(location, collection) as store:
+        if condition is not None and not yes:
+            _confirm(store.count(condition), store.count())
+        count = store.delete(ids, filter=condition)
+    if as_json:
+        print_json({"deleted": count})
+    elif ids:
+        print(f"{count} of {len(set(ids))} documents deleted")
+    else:
+        print(f"{count} documents deleted")
+
+
+def _confirm(count: int, total: int) -> None:
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"the filter would delete {count} of {total} documents: say --yes if that is meant"
+        )
+    if not typer.confirm(f"Delete {count} of {total} documents?", err=True):
+        raise typer.Exit(1)

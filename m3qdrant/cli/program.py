@@ -1,0 +1,73 @@
+"""The program around the commands: how it starts, and how every failure looks.
+
+Each command loads what it needs, so that `--help` is immediate.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from m3qdrant import __version__
+from m3qdrant.errors import M3QdrantError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="m3qdrant",
+    help="BGE-M3's dense, sparse and ColBERT vectors in Qdrant: hybrid search over all three.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Run the command line; any error of ours is one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
+    # read when torch loads: threads that spin for work cost a busy machine half its speed
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except M3QdrantError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader, `head` for one, has gone
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:  # a full disk behind stdout, for one
+        _fail(str(error))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning without the line of code that it comes from, which says nothing to a user."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _print_version(show: bool) -> None:
+    if show:
+        print(f"m3qdrant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,157 @@
+"""search, demo: the commands that rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3qdrant.cli.common import (
+    Collection,
+    Filter,
+    Json,
+    Limit,
+    Location,
+    Mode,
+    Model,
+    interruptible,
+    load,
+    open_store,
+    parse_filter,
+    print_json,
+)
+from m3qdrant.cli.program import app
+from m3qdrant.errors import InputError
+
+if TYPE_CHECKING:
+    from m3qdrant.hits import Hit
+
+
+@app.command()
+def search(
+    query: Annotated[list[str], typer.Argument(help="What to look for.")],
+    location: Location,
+    collection: Collection = "documents",
+    mode: Mode = "weighted",
+    limit: Limit = 10,
+    candidates: Annotated[
+        int, typer.Option(help="Length of the dense and the sparse top list.", min=1)
+    ] = 100,
+    weights: Annotated[
+        str, typer.Option(help="Dense, lexical and ColBERT weight in mode weighted.")
+    ] = "0.4,0.2,0.4",
+    filter: Filter = None,
+    offset: Annotated[int, typer.Option(help="Hits to skip, for the next page.", min=0)] = 0,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="The least score of a hit, on the mode's scale.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="A payload field: the best hits for each of its values.")
+    ] = None,
+    group_size: Annotated[int, typer.Option(help="Hits a group.", min=1)] = 1,
+    diversity: Annotated[
+        float | None,
+        typer.Option(help="0 to 1: how much a hit loses by its likeness to those before it."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every document, without the index.")
+    ] = False,
+    ef: Annotated[
+        int | None, typer.Option(help="Neighbours that the HNSW search keeps in sight.", min=1)
+    ] = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Search a collection with the model that its vectors come from."""
+    from m3qdrant.query import Search
+
+    question = _query(query)
+    options: Any = {
+        "offset": offset,
+        "score_threshold": score_threshold,
+        "group_by": group_by,
+        "group_size": group_size,
+        "diversity": diversity,
+        "exact": exact,
+        "ef": ef,
+    }
+    asked = Search(
+        mode, limit, candidates, _parse_weights(weights), parse_filter(filter), **options
+    )
+    with open_store(location, collection, model, create=False) as store:
+        hits = store.search(
+            question, mode, limit, candidates, asked.weights, asked.filter, **options
+        )
+    if as_json:
+        print_json(_answer(question, mode, hits))
+        return
+    from m3qdrant.tables import print_hits
+
+    print_hits(question, mode, hits, offset)
+
+
+@app.command()
+def demo(
+    query: Annotated[
+        list[str] | None, typer.Argument(help="What to look for (default: a few good queries).")
+    ] = None,
+    mode: Mode = "weighted",
+    limit: Limit = 5,
+    model: Model = "m3-tiny",
+    location: Annotated[
+        Path | None, typer.Option(help="Where to keep the collection (default: a cache folder).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Index the docstrings of this Python's standard library, once, and search them."""
+    from m3qdrant.query import Search
+
+    Search(mode, limit)
+    questions = [_query(query)] if query else None
+    encoder = load(model or "m3-tiny")
+
+    from m3qdrant.demo import QUERIES, open_demo
+
+    with (
+        interruptible("what was indexed stays, run it again for the rest"),
+        open_demo(encoder, location, progress=not as_json) as store,
+    ):
+        if not as_json:
+            info = store.info()
+            print(
+                f"{info.documents:,} docstrings of Python's standard library, model {info.model}, "
+                f"in {info.location.replace(str(Path.home()), '~')}"
+            )
+        answers = [
+            (question, store.search(question, mode=mode, limit=limit))
+            for question in questions or QUERIES
+        ]
+    if as_json:
+        print_json([_answer(question, mode, hits) for question, hits in answers])
+        return
+    from m3qdrant.tables import print_hits
+
+    for question, hits in answers:
+        print_hits(question, mode, hits)
+
+
+def _query(words: list[str]) -> str:
+    """The query of a command line: its words, quoted together or not."""
+    query = " ".join(words)
+    if not query.strip():
+        raise InputError("the query is empty")
+    return query
+
+
+def _parse_weights(text: str) -> list[float]:
+    try:
+        return [float(weight) for weight in text.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"--weights must be three numbers like 0.4,0.2,0.4, not {text}"
+        ) from error
+
+
+def _answer(query: str, mode: str, hits: list[Hit]) -> dict[str, Any]:
+    return {"query": query, "mode": mode, "hits": [hit.to_dict() for hit in hits]}

@@ -1,0 +1,317 @@
+"""The half of `QdrantEdge` that reads points."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import qdrant_edge as edge
+from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
+from qdrant_client.conversions import common_types as types
+
+from m3qdrant.edge import answers, examples, groups, translate
+from m3qdrant.edge.arguments import accept
+from m3qdrant.edge.checks import check_id, check_ids, check_vector_names
+from m3qdrant.edge.filters import filters_of, ordered_by
+from m3qdrant.edge.indexes import Indexer
+from m3qdrant.edge.shard import Shard
+from m3qdrant.errors import InputError
+
+__all__ = ["Reading"]
+
+
+class Reading(QdrantBase):
+    """Each read sees every write that was acknowledged before it."""
+
+    def _shard(self, collection_name: str) -> Shard:
+        raise NotImplementedError  # QdrantEdge has it
+
+    def _indexer(self, shard: Shard) -> Indexer:
+        raise NotImplementedError  # QdrantEdge has it
+
+    def retrieve(
+        self,
+        collection_name: str,
+        ids: Sequence[Any],
+        with_payload: Any = True,
+        with_vectors: bool | Sequence[str] = False,
+        **kwargs: Any,
+    ) -> list[models.Record]:
+        """Points by id, in the order asked for; those that don't exist are left out."""
+        accept(kwargs)
+        shard = self._shard(collection_name)
+        wanted = check_ids(ids)
+        with shard.use("read") as engine:
+            payload = translate.payload_selector(with_payload)
+            vectors = translate.vector_selector(with_vectors, shard.layout)
+            found = [answers.record(r) for r in engine.retrieve(list(wanted), payload, vectors)]
+        by_id = {record.id: record for record in found}
+        return [by_id[id] for id in dict.fromkeys(wanted) if id in by_id]
+
+    def scroll(
+        self,
+        collection_name: str,
+        scroll_filter: models.Filter | None = None,
+        limit: int = 10,
+        order_by: Any = None,
+        offset: Any = None,
+        with_payload: Any = True,
+        with_vectors: bool | Sequence[str] = False,
+        **kwargs: Any,
+    ) -> tuple[list[models.Record], int | str | None]:
+        """A page of points, by id or by a field, and the id that starts the next page.
+
+        In the order of a field there is no next page: continue with `order_by.start_from`. The
+        first call for a field makes the index that this takes: see `indexes.py`.
+        """
+        accept(kwargs)
+        shard = self._shard(collection_name)
+        if order_by is not None and offset is not None:
+            raise InputError("offset doesn't go with order_by: continue with order_by.start_from")
+        with shard.use("scroll") as engine:
+            order = None if order_by is None else translate.order_by(order_by)
+            if order is not None:
+                self._indexer(shard).need(order.key, "order_by")
+            self._indexer(shard).serve(scroll_filter)
+            records, following = engine.scroll(
+                edge.ScrollRequest(
+                    offset=None if offset is None else check_id(offset),
+                    limit=translate.count("limit", limit, least=1),
+                    filter=translate.to_filter(scroll_filter),
+                    with_payload=translate.payload_selector(with_payload),
+                    with_vector=translate.vector_selector(with_vectors, shard.layout),
+                    order_by=order,
+                )
+            )
+        return [answers.record(r) for r in records], (
+            None if following is None else answers.point_id(following)
+        )
+
+    def count(
+        self,
+        collection_name: str,
+        count_filter: models.Filter | None = None,
+        exact: bool = True,
+        **kwargs: Any,
+    ) -> models.CountResult:
+        """How many points match; `exact=False` estimates."""
+        accept(kwargs)
+        shard = self._shard(collection_name)
+        with shard.use("count") as engine:
+            self._indexer(shard).serve(count_filter)
+            request = edge.CountRequest(exact=exact, filter=translate.to_filter(count_filter))
+            return models.CountResult(count=engine.count(request))
+
+    def facet(
+        self,
+        collection_name: str,
+        key: str,
+        facet_filter: models.Filter | None = None,
+        limit: int = 10,
+        exact: bool = False,
+        **kwargs: Any,
+    ) -> models.FacetResponse:
+        """The most frequent values of a payload field, with their counts.
+
+        The first call makes the index that this takes: see `indexes.py`.
+
+        Raises:
+            InputError: the field's values are of different kinds, or floats, or objects.
+        """
+        accept(kwargs)
+        limit = translate.count("limit", limit, least=1)
+        shard = self._shard(collection_name)
+        with shard.use("facet") as engine:
+            request = edge.FacetRequest(key, limit, exact, translate.to_filter(facet_filter))
+            self._indexer(shard).need(key, "facet")
+            self._indexer(shard).serve(facet_filter)
+            hits = engine.facet(request).hits
+        return models.FacetResponse(
+            hits=[models.FacetValueHit(value=hit.value, count=hit.count) for hit in hits]
+        )
+
+    def query_points(
+        self,
+        collection_name: str,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: models.Prefetch | list[models.Prefetch] | None = None,
+        query_filter: models.Filter | None = None,
+        search_params: models.SearchParams | None = None,
+        limit: int = 10,
+        offset: int | None = None,
+        with_payload: Any = True,
+        with_vectors: bool | Sequence[str] = False,
+        score_threshold: float | None = None,
+        lookup_from: models.LookupLocation | None = None,
+        **kwargs: Any,
+    ) -> types.QueryResponse:
+        """The best points for a query: a vector, examples, a fusion of prefetches, a formula.
+
+        A point's id stands for its vector, wherever a query takes one; the point itself is then
+        left out. With `lookup_from` it is a point of another collection in the same directory.
+        """
+        accept(kwargs)
+        request = models.QueryRequest.model_construct(
+            query=query,
+            using=using,
+            prefetch=prefetch,
+            filter=query_filter,
+            params=search_params,
+            limit=limit,
+            offset=offset,
+            with_payload=with_payload,
+            with_vector=with_vectors,
+            score_threshold=score_threshold,
+            lookup_from=lookup_from,
+        )
+        return self.query_batch_points(collection_name, [request])[0]
+
+    def query_batch_points(
+        self, collection_name: str, requests: Sequence[models.QueryRequest], **kwargs: Any
+    ) -> list[types.QueryResponse]:
+        """Several queries at once, which the engine plans together.
+
+        As on a server, a request's `with_payload` defaults to none here, and to all in
+        `query_points`.
+        """
+        accept(kwargs)
+        if not requests:
+            return []
+        with self._resolved(collection_name, requests) as (shard, resolved):
+            found = _search(shard, resolved)
+        return [types.QueryResponse.model_construct(points=points) for points in found]
+
+    def query_points_groups(
+        self,
+        collection_name: str,
+        group_by: str,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: models.Prefetch | list[models.Prefetch] | None = None,
+        query_filter: models.Filter | None = None,
+        search_params: models.SearchParams | None = None,
+        limit: int = 10,
+        group_size: int = 3,
+        with_payload: Any = True,
+        with_vectors: bool | Sequence[str] = False,
+        score_threshold: float | None = None,
+        with_lookup: str | models.WithLookup | None = None,
+        lookup_from: models.LookupLocation | None = None,
+        **kwargs: Any,
+    ) -> models.GroupsResult:
+        """The best points for a query, by the value of a payload field: exact, see `groups.py`.
+
+        Groups come in the order of their best hits. A point of several values is in several
+        groups; one without a value, or with one that is neither a string nor an integer, in none.
+        As on a server, every prefetch finds `group_size` times its limit.
+        """
+        accept(kwargs)
+        limit = translate.count("limit", limit, least=1)
+        group_size = translate.count("group_size", group_size, least=1)
+        request = models.QueryRequest.model_construct(
+            query=query,
+            using=using,
+            prefetch=prefetch,
+            filter=query_filter,
+            params=search_params,
+            score_threshold=score_threshold,
+            lookup_from=lookup_from,
+        )
+        with self._resolved(collection_name, [request]) as (shard, [resolved]):
+            found = groups.find(
+                groups.candidates_request(resolved, group_by, limit, group_size),
+                group_by,
+                limit,
+                group_size,
+                lambda requests: _search(shard, requests),
+            )
+            whole = {
+                record.id: {"payload": record.payload, "vector": record.vector}
+                for record in self.retrieve(
+                    collection_name,
+                    list({hit.id for hits in found.values() for hit in hits}),
+                    with_payload,
+                    with_vectors,
+                )
+            }
+        beside = {} if with_lookup is None else self._look_up(with_lookup, found)
+        return models.GroupsResult(
+            groups=[
+                models.PointGroup.model_construct(
+                    id=id,
+                    hits=[hit.model_copy(update=whole[hit.id]) for hit in hits],
+                    lookup=beside.get(id),
+                )
+                for id, hits in found.items()
+            ]
+        )
+
+    def _look_up(
+        self, lookup: str | models.WithLookup, ids: Iterable[int | str]
+    ) -> dict[int | str, models.Record]:
+        """The points of another collection whose ids the groups are named after."""
+        if isinstance(lookup, str):
+            lookup = models.WithLookup(collection=lookup)
+        named = {}
+        for id in ids:
+            with contextlib.suppress(InputError):  # a group may be named as no point can be
+                named[id] = check_id(id)
+        records = self.retrieve(
+            lookup.collection,
+            list(named.values()),
+            True if lookup.with_payload is None else lookup.with_payload,
+            lookup.with_vectors or False,
+        )
+        by_id = {record.id: record for record in records}
+        return {group: by_id[id] for group, id in named.items() if id in by_id}
+
+    @contextlib.contextmanager
+    def _resolved(
+        self, collection_name: str, requests: Sequence[models.QueryRequest]
+    ) -> Iterator[tuple[Shard, list[models.QueryRequest]]]:
+        """The requests with vectors in place of ids, which stay true until the block ends."""
+        looked_up = {name for request in requests for name in examples.looked_up(request)}
+        shards = {name: self._shard(name) for name in {collection_name, *looked_up}}
+        shard = shards[collection_name]
+
+        def vector_of(collection: str, id: int | str, name: str) -> Any:
+            return _stored_vector(shards[collection], id, name)
+
+        with contextlib.ExitStack() as turns:
+            for name in sorted(shards):  # in one order, so that two queries never block each other
+                turns.enter_context(shards[name].use("query"))
+            resolved = [
+                examples.resolve(r, collection_name, shard.layout, vector_of) for r in requests
+            ]
+            for request in resolved:
+                for key in ordered_by(request):
+                    self._indexer(shard).need(key, "order_by")
+                self._indexer(shard).serve(*filters_of(request))
+            yield shard, resolved
+
+
+def _search(
+    shard: Shard, requests: Sequence[models.QueryRequest]
+) -> list[list[models.ScoredPoint]]:
+    with shard.use("query") as engine:
+        translated = [translate.query_request(r, shard.layout) for r in requests]
+        found = engine.query_batch(edge.QueryBatchRequest(translated))
+    return [[answers.scored_point(p) for p in points] for points in found]
+
+
+def _stored_vector(shard: Shard, id: int | str, name: str) -> Any:
+    collection = shard.directory.name
+    check_vector_names([name], shard.layout)
+    with shard.use("read") as engine:
+        records = engine.retrieve([id], False, [name])
+    if not records:
+        raise InputError(f"there is no point {id!r} in {collection!r} to search by")
+    vector: Any = answers.record(records[0]).vector
+    if isinstance(vector, dict):
+        vector = vector.get(name)
+    if vector is None:
+        raise InputError(f"the point {id!r} in {collection!r} has no vector {name!r} to search by")
+    return vector

@@ -1,0 +1,144 @@
+"""The contract: one function, used on every backend, gives the same everywhere.
+
+In-memory mode is the oracle. The others: the embedded engine, synchronous and in its worker
+process; the REST protocol, synchronous and asynchronous, against a local stand-in; and a real
+server where QDRANT_URL names one (QDRANT_API_KEY is read too).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qdrant_client import AsyncQdrantClient, QdrantClient
+
+from m3qdrant import QdrantEdge
+from tests.contract.backends import Loop, opener
+from tests.faults.server import RestServer
+
+ORACLE = "memory"
+BACKENDS = [
+    "memory, async",
+    "embedded",
+    "embedded, async",
+    "REST stand-in",
+    "REST stand-in, async",
+]
+if os.environ.get("QDRANT_URL"):  # else test_server.py says so
+    BACKENDS += ["server", "server, async"]
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
+    with RestServer(QdrantEdge(tmp_path_factory.mktemp("stand-in"))) as server:
+        yield server
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_store(
+    backend: str, tmp_path: Path, loop: Loop, request: pytest.FixtureRequest
+) -> Iterator[Open]:
+    """Opens stores of one new collection on the backend; the last one closes the one before."""
+    yield from _openers(backend, tmp_path, loop, request)
+
+
+@pytest.fixture
+def agree(
+    backend: str, tmp_path: Path, loop: Loop, request: pytest.FixtureRequest
+) -> Iterator[Callable[[Callable[[Open], Any]], Any]]:
+    """Runs a function of `open_store` on the oracle and on the backend, and compares."""
+    oracles = _openers(ORACLE, tmp_path / "oracle", loop, request)
+    others = _openers(backend, tmp_path / "other", loop, request)
+    oracle, other = next(oracles), next(others)
+
+    def compare(use: Callable[[Open], Any]) -> Any:
+        expected, found = plain(use(oracle)), plain(use(other))
+        assert_same(found, expected, "answer")
+        return expected
+
+    yield compare
+    for openers in (oracles, others):
+        next(openers, None)
+
+
+def _openers(
+    backend: str, directory: Path, loop: Loop, request: pytest.FixtureRequest
+) -> Iterator[Open]:
+    place, _, kind = backend.partition(", ")
+    asynchronous = loop if kind == "async" else None
+    client: Any = None
+    where: Any
+    if place == "memory":  # one client for all stores of a test, else each would be empty
+        where = client = AsyncQdrantClient(":memory:") if kind else QdrantClient(":memory:")
+    elif place == "embedded":
+        where = directory / "data"
+    elif place == "server":
+        where = os.environ["QDRANT_URL"]
+    else:
+        where = request.getfixturevalue("stand_in").url
+    name = f"contract-{uuid.uuid4().hex}"
+    open_one = opener(where, asynchronous, name)
+    stores: list[Any] = []
+
+    def reopen(*arguments: Any, **options: Any) -> Any:
+        if stores:
+            stores.pop().close()
+        stores.append(open_one(*arguments, **options))
+        return stores[-1]
+
+    yield reopen
+    if stores:
+        stores.pop().close()
+    if place == "server":
+        remover = QdrantClient(where, api_key=os.environ.get("QDRANT_API_KEY"))
+        remover.delete_collection(name)
+        remover.close()
+    if client is not None:
+        loop.run(client.close()) if kind else client.close()
+
+
+def plain(value: Any) -> Any:
+    """Results as plain values: hits and reports by what they hold."""
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def assert_same(found: Any, expected: Any, where: str) -> None:
+    """The same values in the same order; numbers to 1e-5."""
+    if isinstance(expected, float) and isinstance(found, (float, int)):
+        assert found == pytest.approx(expected, abs=1e-5), where
+    elif isinstance(expected, dict):
+        assert isinstance(found, dict), where
+        assert set(found) == set(expected), where
+        for key, item in expected.items():
+            assert_same(found[key], item, f"{where}[{key!r}]")
+    elif isinstance(expected, list):
+        assert isinstance(found, list), where
+        assert len(found) == len(expected), where
+        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert found == expected, where
