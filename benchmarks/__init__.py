@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m benchmarks kernels`` in the repository root."""
+"""Benchmarks: ``python -m benchmarks SUITE`` in the repository root; README.md says which."""
 
 from __future__ import annotations
 

@@ -14,8 +14,6 @@ import torch
 
 from benchmarks import ROOT
 
-PEERS = ("late-interaction-kernels", "flash-maxsim", "maxsim-cpu", "scipy")
-
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return what the JSON file says of the machine."""
@@ -40,12 +38,12 @@ def describe(device: torch.device) -> dict[str, Any]:
     return described
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that are installed."""
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, torch, and those of the packages that are installed."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
-    for package in ("triton", "numpy", *PEERS):
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -8,30 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.figures import provenance, save, titles
 from benchmarks.report import flops
-
-# The same file from the same JSON: ids from a fixed salt, no date.
-_STYLE: Any = {
-    "svg.hashsalt": "m3kernels",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-}
-_METADATA: dict[str, dict[str, str | None]] = {
-    "svg": {"Date": None, "Creator": None},
-    "png": {"Software": None},
-}
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; the blues are ours.
 _LOOKS = {
@@ -73,14 +57,7 @@ class Bar:
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
     """Write `stem`-floor and `stem`-roofline as SVG and PNG; return the paths."""
-    written = []
-    with mpl.rc_context(_STYLE):
-        for name, figure in (("floor", floor_plot(result)), ("roofline", roofline(result))):
-            for kind, metadata in _METADATA.items():
-                path = stem.with_name(f"{stem.name}-{name}.{kind}")
-                figure.savefig(path, metadata=metadata, dpi=150, facecolor="white")
-                written.append(path)
-    return written
+    return save(result, stem, {"floor": floor_plot, "roofline": roofline})
 
 
 def bars(case: dict[str, Any]) -> list[Bar]:
@@ -276,18 +253,12 @@ def _titles(figure: Figure, result: dict[str, Any], title: str, inches: float) -
     name = machine["name"]
     if machine["device"] == "cpu":
         name += f", {machine['threads']} threads"
-    revision = (result["commit"]["hash"] or "unknown")[:10]
-    revision += " + changes" if result["commit"]["dirty"] else ""
-    left = 0.2 / figure.get_figwidth()
-    figure.text(left, 1 - 0.27 / inches, f"{title}: {name}", fontsize=12, weight="bold")
     lines = (
         f"floor: the larger of bytes / {ceilings['copy_bytes_per_s'] / 1e9:,.0f} GB/s (copy) and "
         "operations / matmul rate, measured in the same run",
-        f"{result['date']}, commit {revision}, torch {result['versions']['torch']}"
-        + (", quick shapes" if result["quick"] else ""),
+        provenance(result, "torch"),
     )
-    for place, line in zip((0.46, 0.61), lines, strict=True):
-        figure.text(left, 1 - place / inches, line, fontsize=7.5, color="#555555")
+    titles(figure, f"{title}: {name}", lines, inches)
 
 
 def _by_op(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-_COLUMNS = ("", "us", "p10 to p90", "rate", "% of floor", "vs best peer", "max error", "note")
+from benchmarks.tables import about, aligned, busy, digits
 
-# A load above this before the run means that something else is at work.
-_BUSY = 0.5
+_COLUMNS = ("", "us", "p10 to p90", "rate", "% of floor", "vs best peer", "max error", "note")
 
 
 def header(result: dict[str, Any]) -> str:
     """Return the machine and its ceilings."""
-    machine, ceilings, commit = result["machine"], result["ceilings"], result["commit"]
+    machine, ceilings = result["machine"], result["ceilings"]
     rates = ", ".join(
         f"{name} {flops(rate)}" for name, rate in ceilings["matmul_flops_per_s"].items()
     )
     cores = f"{machine['threads']} threads of {machine['cores']} cores, "
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    revision = (commit["hash"] or "unknown")[:12] + (" + changes" if commit["dirty"] else "")
-    warning = []
-    if (result["load"] or 0) > _BUSY:
-        warning.append(f"busy: a load of {result['load']:g} before the run, so times are noisy")
     return "\n".join(
         [
             f"{machine['name']}: {cores if machine['device'] == 'cpu' else ''}{machine['os']}",
-            f"{versions}; commit {revision}; seed {result['seed']}",
+            about(result),
             f"measured: copy {ceilings['copy_bytes_per_s'] / 1e9:,.1f} GB/s, matmul {rates}",
-            *warning,
+            *busy(result["load"]),
         ]
     )
 
@@ -57,14 +51,14 @@ def block(case: dict[str, Any]) -> str:
                 row["name"],
                 _us(seconds),
                 f"{_us(row['p10_s'])} to {_us(row['p90_s'])}",
-                f"{_digits(rate / 1e9)} GB/s" if memory else flops(rate),
+                f"{digits(rate / 1e9)} GB/s" if memory else flops(rate),
                 f"{100 * case['floor_s'] / seconds:.1f}",
                 f"{best / seconds:.2f} x" if best else "",
                 f"{row['error']['largest']:.1e}",
                 row["note"],
             )
         )
-    return "\n".join([*lines, *_aligned(table), *refused])
+    return "\n".join([*lines, *aligned(table, left=(0, len(_COLUMNS) - 1)), *refused])
 
 
 def footer(result: dict[str, Any]) -> str:
@@ -82,36 +76,13 @@ def best_peer(case: dict[str, Any]) -> float | None:
 
 def flops(rate: float) -> str:
     """Return operations a second in a readable unit."""
-    return f"{_digits(rate / 1e12)} TFLOP/s" if rate >= 1e12 else f"{_digits(rate / 1e9)} GFLOP/s"
+    return f"{digits(rate / 1e12)} TFLOP/s" if rate >= 1e12 else f"{digits(rate / 1e9)} GFLOP/s"
 
 
 def _refusal(row: dict[str, Any]) -> str:
     if row["status"] == "not installed":
         return "not installed"
     return f"{row['status']}: {row['reason']}"
-
-
-def _aligned(table: list[tuple[str, ...]]) -> list[str]:
-    """Columns of equal width: names and notes to the left, numbers to the right."""
-    if len(table) == 1:
-        return []
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    last = len(widths) - 1
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-
-
-def _digits(number: float) -> str:
-    """Three digits, and no exponent."""
-    if number >= 100:
-        return f"{number:,.0f}"
-    return f"{number:.1f}" if number >= 10 else f"{number:.2f}" if number >= 1 else f"{number:.3f}"
 
 
 def _us(seconds: float) -> str:

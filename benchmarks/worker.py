@@ -24,6 +24,16 @@ from benchmarks.inputs import Inputs, draw
 from benchmarks.timing import Clock, clock_for, in_turn, summary
 from benchmarks.verify import Expected, expect
 
+# Beside ours, those of the peers that may be there.
+_PACKAGES = (
+    "triton",
+    "numpy",
+    "late-interaction-kernels",
+    "flash-maxsim",
+    "maxsim-cpu",
+    "scipy",
+)
+
 _FOLDERS = re.compile(r"(?:/[\w.+-]+)+/")
 
 
@@ -75,7 +85,7 @@ def work(connection: Connection, plan: Plan) -> None:
     clock = clock_for(device)
     ceilings = plan.ceilings
     if ceilings is None:
-        connection.send(("machine", machine.describe(device), machine.versions()))
+        connection.send(("machine", machine.describe(device), machine.versions(*_PACKAGES)))
         ceilings = {
             "copy_bytes_per_s": copy_bandwidth(device, clock, quick=plan.quick),
             "matmul_flops_per_s": matmul_rates(device, clock, quick=plan.quick),

@@ -40,6 +40,7 @@ from m3qdrant.errors import (
     RequestRejectedError,
 )
 from m3qdrant.filters import as_filter
+from m3qdrant.heap import give_back
 from m3qdrant.provenance import Provenance
 from m3qdrant.report import IngestReport
 from m3qdrant.schema import COLBERT, Layout
@@ -455,6 +456,7 @@ class Ingest:
             arrays=collection.engine == "embedded",
         )
         yield from write(collection.name, prepared, self.report)
+        give_back()
 
     def finish(self) -> Steps[None]:
         """After the last chunk: remove what is gone, and build the indexes where it is time."""

@@ -114,7 +114,7 @@ class M3Schema:
 
     Attributes:
         dense_datatype: "float16" halves the dense vectors on disk and in memory; scores move in
-            the fourth decimal.
+            the fifth decimal.
         dense_quantization: keeps a smaller copy of the dense vectors, which is searched first; the
             originals then rank `oversampling` times the limit again, so that scores are exact and
             only recall is at stake. The copy takes disk and indexing time, and saves memory only
@@ -128,10 +128,10 @@ class M3Schema:
             time to build; 0 makes no graph, so every search compares everything.
         hnsw_ef_construct: neighbours that are weighed up when a node is added. More make a better
             graph and take longer; searches cost the same.
-        colbert_datatype: "float16" halves disk and memory; scores move in the fourth decimal.
+        colbert_datatype: "float16" halves disk and memory; scores move in the fifth decimal.
             "float32" keeps what the encoder gave. "turbo8" and "turbo4" are a quarter and an
-            eighth of float32 and have no original to fall back on: "turbo8" loses little,
-            "turbo4" changes which document is first. On a server they need Qdrant 1.20 ("turbo8")
+            eighth of float32 and have no original to fall back on: scores move in
+            the fourth decimal with "turbo8", in the third with "turbo4". On a server they need Qdrant 1.20 ("turbo8")
             and 1.19 ("turbo4").
         colbert_quantization: "int8" keeps a copy of one byte a number, on top of the originals,
             for a first ranking where only the best few candidates are asked for; the originals
@@ -146,7 +146,7 @@ class M3Schema:
             where the rest costs seconds: only for a program that asks Qdrant for MaxSim over the
             whole collection by itself.
         sparse_datatype: of the weights in the index. "float16" halves them and moves scores in the
-            fourth decimal; "uint8" halves them again and is coarser still.
+            fifth decimal; "uint8" halves them again, and moves them in the fourth.
         sparse_on_disk: the sparse index is read from disk when needed: less memory, slower
             searches. For collections whose lexical search is rare.
         token_pooling: keeps one of so many ColBERT vectors of a document, by merging those that

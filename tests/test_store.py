@@ -449,7 +449,8 @@ def test_a_bad_vector_spoils_its_own_document_only(open_store: Open, fault: str)
         assert len(store.search(random_views(1, 15))) == 3
 
 
-@pytest.mark.parametrize("fault", FAULTS.keys() - {"colbert too many"})  # those are merged
+# too many are merged
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "colbert too many"])
 def test_a_bad_query_vector_is_refused(open_store: Open, fault: str) -> None:
     with open_store() as store:
         store.add(documents(3), embeddings=random_views(3, 13))

@@ -49,7 +49,7 @@ def ingest(
         str,
         typer.Option(
             help="Where a text has more ColBERT vectors than Qdrant takes: pool (merge similar "
-            "neighbours), truncate (keep the first) or error (leave the document out)."
+            "vectors), truncate (keep the first) or error (leave the document out)."
         ),
     ] = "pool",
     schema: Annotated[

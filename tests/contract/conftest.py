@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from m3qdrant import QdrantEdge
+from m3qdrant import QdrantEdge, transport
 from tests.contract.backends import Loop, opener
 from tests.faults.server import RestServer
 
@@ -107,8 +107,8 @@ def _openers(
     yield reopen
     if stores:
         stores.pop().close()
-    if place == "server":
-        remover = QdrantClient(where, api_key=os.environ.get("QDRANT_API_KEY"))
+    if isinstance(where, str):  # a server, which goes on
+        remover, _ = transport.connect(where)
         remover.delete_collection(name)
         remover.close()
     if client is not None:

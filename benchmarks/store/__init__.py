@@ -1,0 +1,13 @@
+"""What each storage choice costs and gains: ``python -m benchmarks store``.
+
+Read the folder in this order:
+
+    texts.py      documents and queries from docstrings, encoded once, as wide as BGE-M3's vectors
+    choices.py    the storage choices, one change at a time, and how exact each has to be
+    oracle.py     the exact scores of every query and document, and each mode's exact ranking
+    forms.py      `weighted` in two round trips instead of one, to compare with
+    worker.py     a process that builds or serves one choice, measured from inside
+    verify.py     found against exact: errors, recall, whether there may be a speed at all
+    suite.py      which worker does what when, and the JSON document
+    report.py     tables; plots.py: plots
+"""
