@@ -130,9 +130,9 @@ class M3Schema:
             graph and take longer; searches cost the same.
         colbert_datatype: "float16" halves disk and memory; scores move in the fifth decimal.
             "float32" keeps what the encoder gave. "turbo8" and "turbo4" are a quarter and an
-            eighth of float32 and have no original to fall back on: scores move in
-            the fourth decimal with "turbo8", in the third with "turbo4". On a server they need Qdrant 1.20 ("turbo8")
-            and 1.19 ("turbo4").
+            eighth of float32 and have no original to fall back on: scores move in the fourth
+            decimal with "turbo8", in the third with "turbo4". On a server they need Qdrant 1.20
+            ("turbo8") and 1.19 ("turbo4").
         colbert_quantization: "int8" keeps a copy of one byte a number, on top of the originals,
             for a first ranking where only the best few candidates are asked for; the originals
             rank those again, and every score that is given out comes from them. It pays together

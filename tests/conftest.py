@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # before transformers is imported anywhere: a test that forgot its checkpoint fails, and at once
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# some tests press Ctrl-C; a job that a shell started in the background would not notice
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # tests that start a process of their own find both packages, installed or not
 _ROOT = Path(__file__).parent.parent

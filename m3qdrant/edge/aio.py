@@ -9,7 +9,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
-from m3qdrant.edge import sidecar
+from m3qdrant.edge import sidecar, updates
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.shard import check_process
 from m3qdrant.edge.worker import Worker
@@ -52,14 +52,16 @@ class AsyncQdrantEdge(AsyncQdrantBase):
 
     Args:
         path: the directory.
+        auto_index: as in `QdrantEdge`.
 
     Raises:
         StoreDamagedError: the path is a file, or a directory of another program.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, auto_index: bool = True) -> None:
         super().__init__()
         self.path = Path(path).expanduser().absolute()
+        self.auto_index = auto_index
         sidecar.check_root(self.path)
         self._worker: Worker | None = None
         self._closed = False
@@ -131,6 +133,19 @@ class AsyncQdrantEdge(AsyncQdrantBase):
             if not batch:
                 return
 
+    async def upload_collection(  # type: ignore[override]
+        self,
+        collection_name: str,
+        vectors: Any,
+        payload: Iterable[Mapping[str, Any]] | None = None,
+        ids: Iterable[Any] | None = None,
+        batch_size: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        """`upload_points`, from columns; see `QdrantEdge.upload_collection`."""
+        points = updates.points_of(vectors, payload, ids)
+        await self.upload_points(collection_name, points, batch_size, **kwargs)
+
     async def _call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         return await asyncio.wrap_future(self._running().submit(method, *args, **kwargs))
 
@@ -140,7 +155,7 @@ class AsyncQdrantEdge(AsyncQdrantBase):
             if self._closed:
                 raise StoreClosedError(f"{self!r} is closed: open a new one")
             if self._worker is None:
-                self._worker = Worker(self.path)
+                self._worker = Worker(self.path, auto_index=self.auto_index)
                 # a client that was dropped; at the interpreter's end the worker sees to itself
                 weakref.finalize(self, self._worker.stop).atexit = False
             return self._worker

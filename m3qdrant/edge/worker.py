@@ -34,10 +34,11 @@ from m3qdrant.errors import EngineError, InputError, StoreClosedError
 __all__ = ["InWorkerError", "Worker", "serve"]
 
 _START = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
+    "import sys; sys.path[:] = sys.argv[4:]; "
     # Ctrl-C goes to every process of the terminal: the parent decides what it means
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-    "from m3qdrant.edge.worker import serve; serve(int(sys.argv[1]), sys.argv[2])"
+    "from m3qdrant.edge.worker import serve; "
+    "serve(int(sys.argv[1]), sys.argv[2], auto_index=sys.argv[3] == '1')"
 )
 """Not `python -m`, which looks for modules in the current directory first, and not
 multiprocessing, which would import the user's main module once more."""
@@ -64,8 +65,9 @@ class Worker:
     Any thread may call. Its own threads don't keep the interpreter from ending.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, auto_index: bool = True) -> None:
         self.path = path
+        self.auto_index = auto_index
         self.ended: Future[None] = Future()
         self.ended.set_running_or_notify_cancel()  # who waits for it may not cancel it
         self._reason = ""
@@ -144,8 +146,9 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             modules = [os.path.abspath(p) for p in sys.path if isinstance(p, str)]
+            arguments = [str(theirs.fileno()), str(self.path), str(int(self.auto_index))]
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(theirs.fileno()), str(self.path), *modules],
+                [sys.executable, "-c", _START, *arguments, *modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -280,15 +283,16 @@ if hasattr(os, "register_at_fork"):
 # the other side
 
 
-def serve(descriptor: int, path: str) -> None:
+def serve(descriptor: int, path: str, *, auto_index: bool) -> None:
     """Run calls until the parent closes its end, or is gone; then close the collections.
 
     Args:
         descriptor: of our end of the socket pair.
         path: the directory.
+        auto_index: as in `QdrantEdge`.
     """
     channel = Channel(socket.socket(fileno=descriptor))
-    with QdrantEdge(path) as engine:
+    with QdrantEdge(path, auto_index=auto_index) as engine:
         while (message := channel.receive()) is not None:
             number = message.number
             mark, parcel = _answer(engine, message)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import itertools
 import multiprocessing
 import os
 import signal
@@ -209,7 +210,7 @@ def test_each_method_is_there_to_await(name: str) -> None:
     method = getattr(AsyncQdrantEdge, name)
     assert inspect.iscoroutinefunction(method)
     assert method.__doc__
-    if name not in ("close", "upload_points"):  # these are written out
+    if name not in ("close", "upload_points", "upload_collection"):  # these are written out
         assert inspect.signature(method) == inspect.signature(getattr(QdrantEdge, name))
 
 
@@ -236,6 +237,15 @@ async def test_upload_points_takes_any_iterable(path: Path) -> None:
             await client.upload_points(NAME, slowly(), batch_size=0)
         with pytest.raises(InputError, match="unknown arguments: nonsense"):
             await client.upload_points(NAME, [], nonsense=1)
+        columns = points(300, 310)
+        await client.upload_collection(
+            NAME,
+            {name: [p.vector[name] for p in columns] for name in columns[0].vector},
+            payload=(p.payload for p in columns),
+            ids=itertools.count(300),
+            batch_size=4,
+        )
+        assert (await client.retrieve(NAME, [309]))[0].payload == columns[9].payload
         await client.upsert(NAME, points=(p for p in points(250, 260)))
         found = await client.retrieve(NAME, {255: "a", 3: "b"}.keys())
         assert [r.id for r in found] == [255, 3]
