@@ -1,7 +1,21 @@
 """BGE-M3's dense, sparse and ColBERT vectors in Qdrant.
 
 The public names are imported on first use (PEP 562), so `import m3qdrant` loads neither torch nor
-qdrant.
+qdrant. Each layer imports only from those above it:
+
+    errors, progress, heap                   what all share
+    embeddings, model, encoder, scoring      texts to vectors, vectors to scores; without Qdrant
+    documents, payload, provenance, report   what is stored and what its point remembers, as data
+    schema, convert, pooling, filters        how it is stored; embeddings and points, both ways
+    edge/                                    the embedded engine behind qdrant-client's interface
+    calls, query, hits, diversity,           what is asked of Qdrant, each operation written once:
+      collection, chunks, batches,           generators of calls, no I/O
+      ingest, versions
+    transport, failures                      who carries the calls out: connections and retries
+    base, store, aio                         M3Store and AsyncM3Store
+    migrate, equality, doctor, findings      whole collections: copied, compared, examined
+    sources, corpus, demo, verify            where documents come from; what the commands run
+    tables, cli/                             the command line
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ The candidates are the union of the dense and the sparse top list, each `candida
 `weighted` is one request: a formula over three prefetches, each restricted to the same nested
 candidates. The other way, the candidates' ids first and then their scores by `has_id`, runs the
 candidate stage once instead of three times, but is slower on the embedded engine and one round
-trip more on a server (`python -m benchmarks store` measures both).
+trip more on a server. (In-memory mode, which has no index, is faster that way.) `python -m
+benchmarks store` measures both.
 """
 
 from __future__ import annotations

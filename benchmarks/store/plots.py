@@ -37,12 +37,13 @@ def costs_plot(result: dict[str, Any]) -> Figure:
     ][::-1]
     inches = _TITLES + 0.75 + _INCHES_A_ROW * len(rows)
     figure = Figure(figsize=(12.5, inches))
-    _titles(figure, result, "What a storage choice costs and gains", inches)
+    note = "light: pages of files, which the kernel can take back"
+    _titles(figure, result, "What a storage choice costs and gains", inches, note)
     panels: list[tuple[str, list[list[float]]]] = [
         ("documents/s written", [[_rate(row) for row in rows]]),
         ("MB on disk", [[row["write"]["disk_bytes"] / 1e6 for row in rows]]),
         (
-            "MB memory, light: files",
+            "MB of memory",
             [[row["memory_bytes"][kind] / 1e6 for row in rows] for kind in ("own", "mapped")],
         ),
         ("dense: ms, p50", [[1e3 * row["times"]["dense"]["p50_s"] for row in rows]]),
@@ -135,11 +136,13 @@ def _recall_panel(axes: Axes, rows: list[Row]) -> None:
     axes.legend(frameon=False, fontsize=6.5, loc="lower left", handletextpad=0.2)
 
 
-def _titles(figure: Figure, result: dict[str, Any], title: str, inches: float) -> None:
+def _titles(
+    figure: Figure, result: dict[str, Any], title: str, inches: float, note: str | None = None
+) -> None:
     lines = (
         f"{result['documents']:,} docstrings, {result['tokens']:,} tokens, vectors of "
         f"{result['width']:,} numbers ({result['model']}'s, lifted), {result['queries']} queries",
-        provenance(result, "qdrant-client", "qdrant-edge-py"),
+        provenance(result, "qdrant-client", "qdrant-edge-py") + (f"; {note}" if note else ""),
     )
     titles(figure, f"{title}: {result['machine']['name']}", lines, inches)
 
