@@ -337,7 +337,7 @@ class _Background:
         """Let what is under way end, also after an error or Ctrl-C."""
         if self._executor is None:
             return
-        if kind is not None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._stop.set()
         self._executor.shutdown(wait=True)
         self._stop.clear()
