@@ -341,6 +341,23 @@ def _field_condition(c: models.FieldCondition) -> edge.FieldCondition:
     )
 
 
+class _Truth:
+    """A boolean that is no integer.
+
+    The bindings try integers before booleans and take True for 1, which then matches nothing. They
+    also take numpy's booleans, which they know by name; but older ones of these are integers, too.
+    """
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __bool__(self) -> bool:
+        return self._value
+
+
+_Truth.__module__, _Truth.__name__ = "numpy", "bool_"
+
+
 def _match(match: Any) -> Any:
     name = type(match).__name__
     if name == "MatchExcept":
@@ -359,9 +376,7 @@ def _match(match: Any) -> Any:
         raise UnsupportedError(f"the embedded engine has no {name}: use MatchValue or MatchText")
     value = getattr(match, field)
     if isinstance(value, bool):
-        # The bindings try integers before booleans and take True for 1, which then matches
-        # nothing. Numpy's boolean is no integer to them.
-        value = np.bool_(value)
+        value = _Truth(value)
     return getattr(edge, name)(value)
 
 
