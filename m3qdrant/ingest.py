@@ -15,10 +15,10 @@ stop the others: it is left out and stands in the report.
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qdrant_client import models
 
@@ -46,6 +46,7 @@ from m3qdrant.report import IngestReport
 from m3qdrant.schema import COLBERT, Layout
 
 __all__ = [
+    "Entry",
     "Ingest",
     "Plan",
     "Prepared",
@@ -158,21 +159,31 @@ def embed(encoder: M3Encoder, documents: Sequence[Document], max_length: int) ->
         return encoder.encode_documents([item.text for item in documents], max_length)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Points to write, and what to count once they are written.
+class Entry(NamedTuple):
+    """A document about to be written.
 
     Attributes:
-        points: checked and fitted.
-        names: for each point its document's id.
-        counts: for each point the fields of the report that it adds one to.
-        updates: documents whose payload is to be replaced.
+        point: checked and fitted; without vectors where only the payload is to be replaced.
+        name: the document's id.
+        counts: the fields of the report that count it once it is written.
     """
 
-    points: list[models.PointStruct]
-    names: list[str]
-    counts: list[list[str]]
-    updates: list[tuple[Document, Provenance]]
+    point: models.PointStruct
+    name: str
+    counts: list[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be written of a chunk.
+
+    Attributes:
+        points: to be upserted.
+        payloads: to replace those of points that are there.
+    """
+
+    points: list[Entry]
+    payloads: list[Entry]
 
 
 def prepare(
@@ -194,8 +205,18 @@ def prepare(
         report: takes the failures.
         arrays: vectors as float32 arrays, for the embedded engine.
     """
+    payloads = [
+        Entry(
+            models.PointStruct.model_construct(
+                id=document.point_id, vector={}, payload=provenance.payload_of(document)
+            ),
+            document.id,
+            ["updated"],
+        )
+        for document, provenance in plan.updates
+    ]
     if embeddings is None:
-        return Prepared([], [], [], plan.updates)
+        return Prepared([], payloads)
     embeddings = embeddings.to("cpu")
     faults = {
         position: DocumentError(plan.documents[position].id, field, reason)
@@ -206,7 +227,7 @@ def prepare(
     report.failed.extend(faults.values())
     good = [i for i in range(len(plan.documents)) if i not in faults]
     if not good:
-        return Prepared([], [], [], plan.updates)
+        return Prepared([], payloads)
     kept = embeddings[good] if faults else embeddings
     fitted, too_long = convert.fit(kept, layout, recipe.long_documents)
     counts = [["replaced" if plan.replaces[i] else "added"] for i in good]
@@ -219,7 +240,8 @@ def prepare(
     points = convert.to_points(
         documents, [plan.provenances[i] for i in good], fitted, layout, arrays=arrays
     )
-    return Prepared(points, [document.id for document in documents], counts, plan.updates)
+    entries = map(Entry, points, [document.id for document in documents], counts)
+    return Prepared(list(entries), payloads)
 
 
 def write(name: str, prepared: Prepared, report: IngestReport) -> Steps[None]:
@@ -228,51 +250,50 @@ def write(name: str, prepared: Prepared, report: IngestReport) -> Steps[None]:
     A batch that the server refuses is halved until the documents that it refuses stand alone; they
     go to the report, with the server's reason.
     """
-    done = 0
-    for batch in batches_by_size(prepared.points):
-        span = slice(done, done + len(batch))
-        done = span.stop
-        yield from _upsert(name, batch, prepared.names[span], prepared.counts[span], report)
-    if prepared.updates:
-        yield Call(
-            "batch_update_points",
-            {
-                "collection_name": name,
-                "update_operations": [
-                    models.OverwritePayloadOperation(
-                        overwrite_payload=models.SetPayload(
-                            payload=provenance.payload_of(document), points=[document.point_id]
-                        )
-                    )
-                    for document, provenance in prepared.updates
-                ],
-                "wait": True,
-            },
-        )
-        report.updated += len(prepared.updates)
+    for entries, call in ((prepared.points, _upsert), (prepared.payloads, _overwrite)):
+        done = 0
+        for batch in batches_by_size([entry.point for entry in entries]):
+            yield from _send(name, entries[done : done + len(batch)], call, report)
+            done += len(batch)
 
 
-def _upsert(
+def _send(
     name: str,
-    points: list[models.PointStruct],
-    names: list[str],
-    counts: list[list[str]],
+    entries: list[Entry],
+    call: Callable[[str, list[models.PointStruct]], Call],
     report: IngestReport,
 ) -> Steps[None]:
     try:
-        yield Call("upsert", {"collection_name": name, "points": points, "wait": True})
+        yield call(name, [entry.point for entry in entries])
     except RequestRejectedError as error:
-        if len(points) == 1:
-            report.failed.append(DocumentError(names[0], "point", str(error)))
+        if len(entries) == 1:
+            report.failed.append(DocumentError(entries[0].name, "point", str(error)))
             return
-        half = len(points) // 2
-        for part in (slice(half), slice(half, None)):
-            yield from _upsert(name, points[part], names[part], counts[part], report)
+        half = len(entries) // 2
+        for part in (entries[:half], entries[half:]):
+            yield from _send(name, part, call, report)
         return
-    report.tokens += sum(map(_tokens, points))
-    for fields in counts:
-        for counted in fields:
+    for entry in entries:
+        report.tokens += _tokens(entry.point)
+        for counted in entry.counts:
             setattr(report, counted, getattr(report, counted) + 1)
+
+
+def _upsert(name: str, points: list[models.PointStruct]) -> Call:
+    return Call("upsert", {"collection_name": name, "points": points, "wait": True})
+
+
+def _overwrite(name: str, points: list[models.PointStruct]) -> Call:
+    operations = [
+        models.OverwritePayloadOperation(
+            overwrite_payload=models.SetPayload(payload=point.payload or {}, points=[point.id])
+        )
+        for point in points
+    ]
+    return Call(
+        "batch_update_points",
+        {"collection_name": name, "update_operations": operations, "wait": True},
+    )
 
 
 def prune(
@@ -332,7 +353,7 @@ def prune(
 
 def _tokens(point: models.PointStruct) -> int:
     vectors: Any = point.vector
-    return len(vectors[COLBERT])
+    return len(vectors.get(COLBERT, ()))
 
 
 class Ingest:
@@ -456,7 +477,8 @@ class Ingest:
             arrays=collection.engine == "embedded",
         )
         yield from write(collection.name, prepared, self.report)
-        give_back()
+        if views is not None:
+            give_back()
 
     def finish(self) -> Steps[None]:
         """After the last chunk: remove what is gone, and build the indexes where it is time."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from m3qdrant import M3Schema, M3Store, QdrantEdge
+from m3qdrant import M3Encoder, M3Schema, M3Store, QdrantEdge
 from m3qdrant.errors import (
     IngestError,
     IngestInterrupted,
@@ -198,3 +198,27 @@ def test_batches_stay_below_the_servers_limit(open_store: Open, server: RestServ
     assert len(sizes) > 1
     assert max(sizes) < 32 * 2**20
     assert sum(sizes) > 32 * 2**20  # in one body it would have been refused
+
+
+def test_payloads_alone_are_batched_and_halved_as_points_are(
+    server: RestServer, encoder: M3Encoder
+) -> None:
+    def source(version: int) -> list[dict[str, Any]]:
+        blob = "x" * 700_000
+        return [{"id": f"d{i}", "text": "t", "v": version, "blob": blob} for i in range(60)]
+
+    with M3Store(server.url, "c", encoder, retries=FAST) as store:
+        store.add(source(1))
+        before = len(server.requests)
+        assert store.add(source(2)).updated == 60
+        sizes = [request.bytes for request in server.requests[before:]]
+        assert max(sizes) < 32 * 2**20 < sum(sizes)
+        # one that the server refuses stands in the report, and the others are written
+        server.limit_bytes = 1_000_000
+        third = source(3)
+        third[7]["blob"] *= 2
+        report = store.add(third)
+        assert (report.updated, [e.id for e in report.failed]) == (59, ["d7"])
+        assert {d.id: d.payload["v"] for d in store.documents()} == {
+            f"d{i}": 2 if i == 7 else 3 for i in range(60)
+        }
