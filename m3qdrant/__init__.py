@@ -1,72 +1,36 @@
 """BGE-M3's dense, sparse and ColBERT vectors in Qdrant.
 
-The public names are imported on first use (PEP 562), so `import m3qdrant` loads neither torch nor
-qdrant. Each layer imports only from those above it:
+The public names stand in `__init__.pyi` and are imported on first use, so `import m3qdrant` loads
+neither torch nor qdrant. A room is a package, whose `__init__.py` says what is in it and whose
+`__init__.pyi` what others may use. Each imports only from those above it; import-linter checks it:
 
-    errors, progress, heap                   what all share
-    embeddings, model, encoder, scoring      texts to vectors, vectors to scores; without Qdrant
-    documents, payload, provenance, report   what is stored and what its point remembers, as data
-    schema, convert, pooling, filters        how it is stored; embeddings and points, both ways
-    edge/                                    the embedded engine behind qdrant-client's interface
-    calls, query, hits, diversity,           what is asked of Qdrant, each operation written once:
-      collection, chunks, batches,           generators of calls, no I/O
-      ingest, versions
-    transport, failures                      who carries the calls out: connections and retries
-    base, store, aio                         M3Store and AsyncM3Store
-    migrate, equality, doctor, findings      whole collections: copied, compared, examined
-    sources, corpus, demo, verify            where documents come from; what the commands run
-    tables, cli/                             the command line
+    errors, limits, names, scalars,      the ground that all stand on
+    jsonpath, files, progress
+    encode/                              texts to three views of them, without Qdrant
+    scoring                              views to scores
+    edge/                                the embedded engine behind qdrant-client's interface
+    collection/                          what is asked of Qdrant, as data; no I/O
+    transport/                           who carries it out: connections and retries
+    ingest/                              from a source to points
+    store/                               M3Store and AsyncM3Store
+    upkeep/                              whole collections: copied, compared, examined
+    demo/                                the standard library as a corpus; the published figures
+    cli/                                 the command line
 """
 
-from __future__ import annotations
+import sys
+from typing import Any
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from m3qdrant import errors as errors
-    from m3qdrant import scoring as scoring
-    from m3qdrant.aio import AsyncM3Store as AsyncM3Store
-    from m3qdrant.documents import Document as Document
-    from m3qdrant.edge import AsyncQdrantEdge as AsyncQdrantEdge
-    from m3qdrant.edge import QdrantEdge as QdrantEdge
-    from m3qdrant.embeddings import M3Embeddings as M3Embeddings
-    from m3qdrant.embeddings import SparseVectors as SparseVectors
-    from m3qdrant.embeddings import TokenVectors as TokenVectors
-    from m3qdrant.encoder import M3Encoder as M3Encoder
-    from m3qdrant.hits import Hit as Hit
-    from m3qdrant.report import IngestReport as IngestReport
-    from m3qdrant.schema import M3Schema as M3Schema
-    from m3qdrant.store import M3Store as M3Store
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "AsyncM3Store": "aio",
-    "AsyncQdrantEdge": "edge",
-    "Document": "documents",
-    "Hit": "hits",
-    "IngestReport": "report",
-    "M3Embeddings": "embeddings",
-    "M3Encoder": "encoder",
-    "M3Schema": "schema",
-    "M3Store": "store",
-    "QdrantEdge": "edge",
-    "SparseVectors": "embeddings",
-    "TokenVectors": "embeddings",
-}
-_MODULES = ("errors", "scoring")
-
-__all__ = [*sorted(_HOME), *_MODULES]
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"m3qdrant.{name}")
-    if name in _HOME:
-        return getattr(import_module(f"m3qdrant.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'm3qdrant' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    if name not in __all__:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
+    return _attribute(name)

@@ -15,8 +15,9 @@ from typing import Any
 import m3kernels
 from torch import Tensor
 
-from m3qdrant.embeddings import M3Embeddings, SparseVectors, TokenVectors
+from m3qdrant.encode.embeddings import M3Embeddings, SparseVectors, TokenVectors
 from m3qdrant.errors import InputError
+from m3qdrant.names import DEFAULT_WEIGHTS
 
 __all__ = ["check_weights", "colbert", "dense", "lexical", "weighted"]
 
@@ -64,7 +65,7 @@ def colbert(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
 def weighted(
     queries: M3Embeddings,
     documents: M3Embeddings,
-    weights: Sequence[float] = (0.4, 0.2, 0.4),
+    weights: Sequence[float] = DEFAULT_WEIGHTS,
 ) -> Tensor:
     """The integrated score (w1 s_dense + w2 s_lex + w3 s_mul) / (w1 + w2 + w3).
 

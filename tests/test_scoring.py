@@ -11,7 +11,7 @@ import torch
 from m3qdrant import M3Embeddings, SparseVectors, TokenVectors, scoring
 from m3qdrant.errors import InputError
 
-from .test_embeddings import random_embeddings
+from tests.encode.test_embeddings import random_embeddings
 
 
 def by_hand(query: M3Embeddings, document: M3Embeddings) -> tuple[float, float, float]:

@@ -12,15 +12,15 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import Hit, M3Embeddings
-from m3qdrant.query import (
-    DEFAULT_WEIGHTS,
+from m3qdrant.collection.requests import (
     EmbeddedQuery,
     Search,
     component_requests,
     component_scores,
     search_request,
 )
-from m3qdrant.schema import COLBERT, DENSE, SPARSE, Layout
+from m3qdrant.collection.schema import Layout
+from m3qdrant.names import COLBERT, DEFAULT_WEIGHTS, DENSE, SPARSE
 
 
 def two_requests(

@@ -32,10 +32,10 @@ from benchmarks.store.worker import (
 )
 from benchmarks.timing import quantile
 from m3qdrant import M3Embeddings
-from m3qdrant.corpus import stdlib_docstrings
-from m3qdrant.pooling import pool_tokens
-from m3qdrant.query import MODES
-from m3qdrant.schema import MULTIVECTOR_LIMIT
+from m3qdrant.demo.corpus import stdlib_docstrings
+from m3qdrant.encode.pooling import pool_tokens
+from m3qdrant.limits import MULTIVECTOR_LIMIT
+from m3qdrant.names import MODES
 
 Result = dict[str, Any]
 Row = dict[str, Any]

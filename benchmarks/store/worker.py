@@ -48,7 +48,7 @@ class Side:
         # imported here: the suite's process needs none of it
         from benchmarks.store.texts import lift
         from m3qdrant import M3Embeddings, M3Schema
-        from m3qdrant.store import M3Store
+        from m3qdrant.store.sync_store import M3Store
 
         self._task = task
         self._lift = lift
@@ -111,7 +111,7 @@ class Side:
 
         In-memory mode has been built in this process and stays as it is.
         """
-        from m3qdrant.schema import Layout
+        from m3qdrant.collection.schema import Layout
 
         opened: dict[str, Any] = {}
         if self._task.choice.engine == "embedded":

@@ -11,14 +11,14 @@ from m3qdrant.cli.program import app
 @app.command()
 def verify(model: Model = "BAAI/bge-m3", as_json: Json = False) -> None:
     """Compute the BGE-M3 tutorial's figures beside the published ones; pass or fail."""
-    from m3qdrant.verify import TOLERANCE
-    from m3qdrant.verify import verify as run
+    from m3qdrant.demo.published import TOLERANCE
+    from m3qdrant.demo.published import verify as run
 
     result = run(load(model or "BAAI/bge-m3"))
     if as_json:
         print_json(result.to_dict())
     else:
-        from m3qdrant.tables import print_verification
+        from m3qdrant.cli.tables import print_verification
 
         print_verification(result)
         if result.passed is None:

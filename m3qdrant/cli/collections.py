@@ -17,7 +17,7 @@ from m3qdrant.cli.common import (
 from m3qdrant.cli.program import app
 
 if TYPE_CHECKING:
-    from m3qdrant.store import M3Store
+    from m3qdrant.store.sync_store import M3Store
 
 
 @app.command()
@@ -45,13 +45,13 @@ def doctor(
 
     Reads, and changes nothing. The exit status is 1 where there is an error.
     """
-    from m3qdrant.doctor import examine
+    from m3qdrant.upkeep.doctor import examine
 
     findings = examine(location, collection)
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:
-        from m3qdrant.tables import print_findings
+        from m3qdrant.cli.tables import print_findings
 
         print_findings(findings)
     if any(finding.severity == "error" for finding in findings):
@@ -97,7 +97,7 @@ def _index_facts(store: M3Store) -> dict[str, int]:
 
 
 def _bytes(store: M3Store) -> int:
-    from m3qdrant.doctor import size_on_disk
+    from m3qdrant.upkeep.doctor import size_on_disk
 
     engine: Any = store.client
     return size_on_disk(engine.path / store.collection)
@@ -118,7 +118,7 @@ def migrate(
 
     Run again, it goes on where it was cut off, and catches up with a source that has changed.
     """
-    from m3qdrant.migrate import migrate as run
+    from m3qdrant.upkeep.migration import migrate as run
 
     with interruptible("what was copied stays, run it again for the rest"):
         report = run(

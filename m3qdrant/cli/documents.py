@@ -28,7 +28,7 @@ from m3qdrant.errors import IngestError, IngestInterrupted, InputError
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from m3qdrant.store import M3Store
+    from m3qdrant.store.sync_store import M3Store
 
 TextField = Annotated[str, typer.Option(help="JSONL field that holds the text.")]
 IdField = Annotated[str, typer.Option(help="JSONL field that holds the id.")]
@@ -79,8 +79,8 @@ def ingest(
     goes on where the last run was cut off. The model is the collection's own; for a new collection
     it is m3-tiny unless --model says.
     """
-    from m3qdrant.convert import check_long_documents
-    from m3qdrant.sources import STDIN, open_sources
+    from m3qdrant.collection.points import check_long_documents
+    from m3qdrant.ingest.sources import STDIN, open_sources
 
     check_long_documents(long_documents)
     options = parse_object("--schema", schema)
@@ -152,8 +152,8 @@ def _export(
     id_field: str,
     progress: bool,
 ) -> int:
+    from m3qdrant.ingest.sources import jsonl_line, written
     from m3qdrant.progress import progress_bar
-    from m3qdrant.sources import jsonl_line, written
 
     count = 0
     total = store.count(condition) if progress else None

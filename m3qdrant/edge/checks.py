@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from m3qdrant.errors import InputError, PointError
-from m3qdrant.payload import plain_json
-from m3qdrant.schema import MULTIVECTOR_LIMIT
+from m3qdrant.limits import MULTIVECTOR_LIMIT, most_tokens
+from m3qdrant.scalars import plain_json
 
 __all__ = [
     "CheckedPoint",
@@ -385,7 +385,7 @@ def _pack_rows(rows: Any, spec: VectorSpec) -> NDArray[np.float32]:
 
 
 def _check_tokens(tokens: int, spec: VectorSpec) -> None:
-    most = (MULTIVECTOR_LIMIT - 1) // spec.size
+    most = most_tokens(spec.size)
     if tokens > most:
         raise _RefusedError(
             f"{tokens} tokens of {spec.size} numbers: Qdrant takes fewer than "

@@ -38,7 +38,7 @@ from m3qdrant.errors import (
     StoreDamagedError,
     UnsupportedError,
 )
-from m3qdrant.payload import check_json
+from m3qdrant.scalars import check_json
 
 __all__ = ["QdrantEdge"]
 

@@ -24,9 +24,9 @@ from qdrant_client import models
 
 from m3qdrant.edge import answers, translate
 from m3qdrant.edge.filters import conditions
-from m3qdrant.edge.paths import first_key, values_at
 from m3qdrant.edge.shard import Shard
 from m3qdrant.errors import InputError
+from m3qdrant.jsonpath import first_key, values_at
 
 __all__ = ["MANY_POINTS", "Indexer", "filter_index", "kind_of"]
 

@@ -27,7 +27,8 @@ from m3qdrant.edge.checks import (
 )
 from m3qdrant.edge.filters import as_filter
 from m3qdrant.errors import InputError, UnsupportedError
-from m3qdrant.payload import MAX_NESTING, check_json
+from m3qdrant.limits import MAX_NESTING
+from m3qdrant.scalars import check_json
 
 __all__ = [
     "count",

@@ -15,6 +15,7 @@ from typing import Any
 import qdrant_edge as edge
 from qdrant_client import models
 
+from m3qdrant import jsonpath
 from m3qdrant.edge import translate
 from m3qdrant.edge.arguments import refuse_shard_key
 from m3qdrant.edge.checks import (
@@ -25,7 +26,7 @@ from m3qdrant.edge.checks import (
     check_vector_names,
 )
 from m3qdrant.errors import InputError, PointError, UnsupportedError
-from m3qdrant.payload import check_json, check_path
+from m3qdrant.scalars import check_json
 
 __all__ = [
     "Update",
@@ -154,7 +155,7 @@ def set_payload(payload: Any, selector: Any, key: str | None = None) -> Update:
         selector,
         edge.UpdateOperation.set_payload,
         edge.UpdateOperation.set_payload_by_filter,
-        (check_json(payload, "payload"), check_path(key)),
+        (check_json(payload, "payload"), None if key is None else jsonpath.check_depth(key)),
     )
 
 
@@ -174,7 +175,7 @@ def delete_payload(keys: Sequence[str], selector: Any) -> Update:
         selector,
         edge.UpdateOperation.delete_payload,
         edge.UpdateOperation.delete_payload_by_filter,
-        ([check_path(key) for key in keys],),
+        ([jsonpath.check_depth(key) for key in keys],),
     )
 
 

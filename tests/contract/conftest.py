@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from m3qdrant import QdrantEdge, transport
+from m3qdrant import QdrantEdge
+from m3qdrant.transport import run as transport
 from tests.contract.backends import Loop, opener
-from tests.faults.server import RestServer
+from tests.transport.server import RestServer
 
 ORACLE = "memory"
 BACKENDS = [

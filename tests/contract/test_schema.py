@@ -9,7 +9,7 @@ import pytest
 
 from m3qdrant import M3Schema
 from m3qdrant.errors import SchemaMismatchError
-from m3qdrant.query import MODES
+from m3qdrant.names import MODES
 from tests.views import documents, random_views
 
 Agree = Callable[[Callable[[Any], Any]], Any]

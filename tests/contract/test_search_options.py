@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m3qdrant.query import MODES
+from m3qdrant.names import MODES
 from tests.views import documents, random_views
 
 Agree = Callable[[Callable[[Any], Any]], Any]

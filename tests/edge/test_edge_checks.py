@@ -22,8 +22,7 @@ from m3qdrant.errors import (
     PointError,
     UnsupportedError,
 )
-from m3qdrant.payload import MAX_NESTING
-from m3qdrant.schema import MULTIVECTOR_LIMIT
+from m3qdrant.limits import MAX_NESTING, MULTIVECTOR_LIMIT
 
 NAME = "docs"
 DIM, TOKEN_DIM = 6, 4

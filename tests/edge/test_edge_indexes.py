@@ -17,8 +17,8 @@ from qdrant_client import QdrantClient, models
 
 from m3qdrant.edge import QdrantEdge, indexes
 from m3qdrant.edge.indexes import filter_index, kind_of
-from m3qdrant.edge.paths import first_key, values_at
 from m3qdrant.errors import InputError
+from m3qdrant.jsonpath import first_key, values_at
 
 NAME = "docs"
 PARAMS = models.VectorParams(size=2, distance=models.Distance.DOT)

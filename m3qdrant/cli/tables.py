@@ -1,0 +1,99 @@
+"""The command line's tables for people. Document text is shown, never interpreted."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from m3qdrant.collection.hits import Hit
+from m3qdrant.demo.published import Verification
+from m3qdrant.upkeep.findings import Finding
+
+__all__ = ["print_findings", "print_hits", "print_verification"]
+
+_SNIPPET = 110  # characters
+
+
+def print_hits(query: str, mode: str, hits: Sequence[Hit], offset: int = 0) -> None:
+    """A table of hits: rank, total score, the three component scores, id and snippet.
+
+    Args:
+        query: what was asked.
+        mode: how it was ranked.
+        hits: best first.
+        offset: how many ranks were skipped.
+    """
+    if not hits:
+        Console().print(_plain(f"{query}  ({mode}): nothing found"))
+        return
+    table = _table(f"{textwrap.shorten(query, _SNIPPET, placeholder=' ...')}  ({mode})")
+    table.add_column("", justify="right")
+    for name in ("score", "dense", "sparse", "colbert"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len("0.000"))
+    grouped = any(hit.group is not None for hit in hits)
+    if grouped:
+        table.add_column("group", overflow="fold")
+    table.add_column("document", overflow="fold")
+    for rank, hit in enumerate(hits, offset + 1):
+        numbers = (hit.score, *(hit.scores[name] for name in ("dense", "sparse", "colbert")))
+        # many a text begins with what it is called
+        text = hit.text.removeprefix(hit.id).lstrip(" :-\n")
+        snippet = textwrap.shorten(text, _SNIPPET, placeholder=" ...")
+        document = Text("\n").join([_plain(hit.id, "bold"), _plain(snippet, "dim")])
+        group = [_plain(str(hit.group))] if grouped else []
+        table.add_row(str(rank), *(f"{number:.3f}" for number in numbers), *group, document)
+    Console().print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """A table of findings: severity, collection, what there is, and the remedy below it."""
+    table = _table("m3qdrant doctor")
+    table.add_column("")
+    table.add_column("collection", overflow="fold")
+    table.add_column("finding", overflow="fold")
+    styles = {"error": "bold red", "warning": "yellow", "note": "", "ok": "green"}
+    for finding in findings:
+        text = _plain(finding.what)
+        if finding.remedy is not None:
+            text = Text("\n").join([text, _plain(f"-> {finding.remedy}", "bold")])
+        table.add_row(
+            Text(finding.severity, styles[finding.severity]),
+            _plain(finding.collection or ""),
+            text,
+        )
+    Console().print(table)
+
+
+def print_verification(result: Verification) -> None:
+    """A table of the published figures beside the computed ones."""
+    table = _table(f"BGE-M3's published figures and {result.model}")
+    table.add_column("figure")
+    for name in ("published", "computed", "difference"):
+        table.add_column(name, justify="right")
+    if result.applies:
+        table.add_column("")
+    for figure in result.figures:
+        computed = difference = "-"
+        if figure.computed is not None:
+            computed = f"{figure.computed:.4f}"
+            difference = f"{figure.computed - figure.published:+.4f}"
+        verdict = ["ok" if figure.agrees else "differs"] if result.applies else []
+        table.add_row(figure.name, f"{figure.published:.4f}", computed, difference, *verdict)
+    Console().print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=_plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """`text` on one line without control characters, which could drive the reader's terminal."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return Text(line, style)

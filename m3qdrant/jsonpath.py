@@ -1,0 +1,81 @@
+"""Paths into a payload, by Qdrant's grammar: `year`, `author.name`, `tags[].name`, `a[0]`, and in
+double quotes any other key, `"year of birth"`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from m3qdrant.errors import InputError
+from m3qdrant.limits import MAX_NESTING
+
+__all__ = ["EVERY", "check_depth", "first_key", "parse", "values_at"]
+
+EVERY = slice(None)
+"""The step `[]`: every item of a list."""
+
+_STEP = re.compile(r'(?:(?P<key>[\w-]+)|"(?P<quoted>[^"]*)")|\[(?P<index>[0-9]*)\]')
+_KEY = r'(?:[\w-]+|"[^"]*")(?:\[[0-9]*\])*'
+_PATH = re.compile(rf"{_KEY}(?:\.{_KEY})*")
+
+_MOST_STEPS = MAX_NESTING // 2
+
+
+def parse(path: str) -> list[str | int | slice]:
+    """A path's steps: a key, the index of an item, or `EVERY`.
+
+    Raises:
+        InputError: it is no path, or has more steps than a payload can have levels.
+    """
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
+        raise InputError(
+            f"{path!r} is no path into a payload: give a key such as 'year', 'author.name' or, "
+            "with double quotes around it, '\"year of birth\"'"
+        )
+    return [_step(match) for match in _STEP.finditer(check_depth(path))]
+
+
+def check_depth(path: str) -> str:
+    """`path`, where it has no more steps than a payload can have levels.
+
+    The engine checks a path's syntax by itself, but would follow one of any length.
+
+    Raises:
+        InputError: it has more.
+    """
+    if len(_STEP.findall(path)) > _MOST_STEPS + 1:
+        raise InputError(f"the key {path[:40]!r}... has more than {_MOST_STEPS} steps")
+    return path
+
+
+def _step(match: re.Match[str]) -> str | int | slice:
+    if match["index"] is None:
+        return match["key"] if match["quoted"] is None else match["quoted"]
+    return int(match["index"]) if match["index"] else EVERY
+
+
+def values_at(payload: Mapping[str, Any] | None, path: str, *, flat: bool = True) -> list[Any]:
+    """The values that a path leads to; with `flat`, a list among them counts as its items.
+
+    Raises:
+        InputError: see `parse`.
+    """
+    found: list[Any] = [payload]
+    for step in parse(path):
+        if isinstance(step, str):
+            found = [v[step] for v in found if isinstance(v, Mapping) and step in v]
+        elif isinstance(step, slice):
+            found = [item for v in found if isinstance(v, list) for item in v]
+        else:
+            found = [v[step] for v in found if isinstance(v, list) and step < len(v)]
+    if not flat:
+        return found
+    return [item for v in found for item in (v if isinstance(v, list) else [v])]
+
+
+def first_key(path: str) -> str:
+    """The field of the payload that a path starts at, as a path of its own."""
+    step = _STEP.match(path)
+    return path if step is None else step[0]

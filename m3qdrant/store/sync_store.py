@@ -1,0 +1,356 @@
+"""M3Store: a collection of documents with BGE-M3's three vectors, searched with all of them.
+
+Thin: collection.py and ingest.py say what is asked of Qdrant, transport.py asks it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
+
+from m3qdrant.collection.calls import Steps
+from m3qdrant.collection.documents import Document
+from m3qdrant.collection.filters import as_filter
+from m3qdrant.collection.hits import Hit
+from m3qdrant.collection.operations import Id, StoreInfo, as_ids
+from m3qdrant.collection.requests import Search, SearchOptions, one_query
+from m3qdrant.collection.schema import M3Schema
+from m3qdrant.encode.embeddings import M3Embeddings
+from m3qdrant.encode.encoder import M3Encoder
+from m3qdrant.ingest.chunks import Item, read
+from m3qdrant.ingest.job import Ingest
+from m3qdrant.ingest.report import IngestReport
+from m3qdrant.names import DEFAULT_WEIGHTS
+from m3qdrant.progress import progress_bar
+from m3qdrant.store.base import StoreBase
+from m3qdrant.transport import run as transport
+from m3qdrant.transport.run import Retries
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+__all__ = ["M3Store"]
+
+T = TypeVar("T")
+
+
+class M3Store(StoreBase[QdrantBase]):
+    """A collection of documents in Qdrant, open for adding and searching. A context manager.
+
+    Opening validates an existing collection against the encoder and the schema, or creates it.
+
+        with M3Store("data", "papers", encoder=M3Encoder.from_pretrained("m3-tiny")) as store:
+            store.add([{"id": "a", "text": "Attention is all you need", "year": 2017}])
+            for hit in store.search("transformers", filter={"year": {"gte": 2015}}):
+                print(hit.score, hit.text)
+
+    Attributes:
+        client: the Qdrant client or embedded engine underneath.
+        collection: the collection's name.
+        encoder: what encodes documents and queries; None where the caller brings embeddings.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | QdrantBase,
+        collection: str,
+        encoder: M3Encoder | None = None,
+        schema: M3Schema | None = None,
+        *,
+        create: bool = True,
+        timeout_s: float = 60.0,
+        retries: Retries | None = None,
+    ) -> None:
+        """Open or create a collection.
+
+        Args:
+            location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
+                mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
+                is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of yours, which
+                stays open when the store closes.
+            collection: the collection's name.
+            encoder: for texts; without one, documents and queries must come with embeddings.
+            schema: how vectors are stored; None takes an existing collection as it is, and the
+                defaults for a new one.
+            create: make the collection where there is none. Without an encoder its widths are
+                not known, so it is made by the first `add`.
+            timeout_s: seconds that one call to a server may take.
+            retries: how long to go on where a server fails for a while (see transport.py); by
+                default up to six tries within two minutes.
+
+        Raises:
+            CollectionNotFoundError: there is no such collection and `create` is False.
+            SchemaMismatchError: there is one, and it is laid out differently. Says what differs.
+            StoreLockedError: another process has the directory open.
+            ServerUnavailableError, AccessDeniedError: the server doesn't answer, or refuses.
+        """
+        super().__init__(location, collection, encoder, schema, create, timeout_s, retries)
+        self._stop = threading.Event()
+        self._attach(*transport.connect(location, timeout_s=timeout_s))
+        try:
+            self._run(self._collection.open())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store, and the client where the store made it. Closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            if self._owned:
+                self.client.close()
+
+    # -- writing
+
+    def add(
+        self,
+        documents: Document | Mapping[str, Any] | str | Iterable[Item],
+        *,
+        embeddings: M3Embeddings | None = None,
+        max_length: int = 8192,
+        long_documents: str = "pool",
+        prune: bool | models.Filter | Mapping[str, Any] = False,
+        optimize: bool | None = None,
+        progress: bool = False,
+        total: int | None = None,
+    ) -> IngestReport:
+        """Encode and store documents. A document whose id is there already is replaced.
+
+        The input is read, encoded and written a chunk at a time, one chunk being encoded while the
+        one before is written, so it may be any iterable, of any length. A document whose text,
+        model and options are as they were is left alone, so a second run over the same input
+        resumes the first. A document that can't be stored is left out; the others are written, and
+        the report says which failed and why.
+
+        Args:
+            documents: `Document`s, mappings, or strings (see `Document.of`).
+            embeddings: the documents' embeddings, in their order, where they were computed
+                elsewhere; then `documents` must be a sequence as long, and all are written.
+            max_length: tokens a text is cut to; the report counts the texts that were cut.
+            long_documents: what to do with a document of more ColBERT vectors than Qdrant takes
+                (1,023 at 1024-d): "pool" merges the most similar ones until they fit,
+                "truncate" keeps the first ones (the dense and the lexical view still see the whole
+                text), "error" refuses the document. The report counts them.
+            prune: remove the documents that the input no longer has, once all of it was read; a
+                filter removes only among the documents that satisfy it.
+            optimize: build the embedded engine's indexes afterwards; None decides by how much has
+                come since the last time.
+            progress: show a progress bar on stderr.
+            total: how many documents there are, for the bar, where an iterator can't say.
+
+        Raises:
+            InputError: there is neither an encoder nor embeddings, or they don't fit.
+            IngestError: Qdrant failed. What was written before stays; `.report` says what.
+            IngestInterrupted: Ctrl-C (a KeyboardInterrupt). What was under way has been finished.
+        """
+        self._check_open()
+        if embeddings is None:
+            self._need_encoder("documents")
+        job = Ingest(
+            self._collection,
+            self.encoder,
+            documents,
+            embeddings,
+            max_length,
+            long_documents,
+            prune,
+            optimize,
+            total,
+        )
+        threaded = self._collection.engine != "memory"  # which bears one thread only
+        with job.accountable(), progress_bar("storing", job.total, progress) as advance:
+            with _Background(threaded, self._stop) as background:
+                for chunk in read(job.documents, job.chunker):
+                    plan = self._run(job.plan(chunk))
+                    views = job.embed(plan)
+                    background.wait()
+                    background.start(self._run, job.write(plan, views))
+                    advance(job.report.received, job.encoded)
+                background.wait()
+            advance(job.report.received, job.encoded)
+            self._run(job.finish())
+        return job.report
+
+    def delete(
+        self,
+        ids: Id | Iterable[Id] | None = None,
+        *,
+        filter: models.Filter | Mapping[str, Any] | None = None,
+    ) -> int:
+        """Delete documents by id, or those that satisfy a filter.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            InputError: neither ids nor a filter, or both.
+        """
+        return self._run(self._collection.delete(ids, filter))
+
+    def optimize(self) -> bool:
+        """Merge segments and build the indexes now, on the embedded engine.
+
+        A server does this by itself and in-memory mode has no index: there, nothing happens.
+
+        Returns:
+            True where something was done.
+        """
+        return self._run(self._collection.optimize())
+
+    # -- reading
+
+    @overload
+    def get(self, ids: Id) -> Document | None: ...
+    @overload
+    def get(self, ids: list[Id] | list[str] | tuple[Id, ...]) -> list[Document | None]: ...
+    def get(
+        self, ids: Id | list[Id] | list[str] | tuple[Id, ...]
+    ) -> Document | list[Document | None] | None:
+        """The document with this id, or a list for several ids; None where there is none."""
+        found = self._run(self._collection.get(as_ids(ids)))
+        return found[0] if isinstance(ids, Id) else found
+
+    def documents(
+        self, filter: models.Filter | Mapping[str, Any] | None = None
+    ) -> Iterator[Document]:
+        """All documents, or those that satisfy a filter, a page at a time, in no useful order."""
+        condition, offset = as_filter(filter), None
+        while True:
+            page, offset = self._run(self._collection.page(condition, offset))
+            yield from page
+            if offset is None:
+                return
+
+    def count(self, filter: models.Filter | Mapping[str, Any] | None = None) -> int:
+        """How many documents there are, or how many satisfy a filter. Exact."""
+        return self._run(self._collection.count(as_filter(filter)))
+
+    def info(self) -> StoreInfo:
+        """What the collection is and holds.
+
+        Raises:
+            CollectionNotFoundError: it has not been made yet.
+        """
+        return self._run(self._collection.info())
+
+    def search(
+        self,
+        query: str | M3Embeddings,
+        mode: str = "weighted",
+        limit: int = 10,
+        candidates: int = 100,
+        weights: Sequence[float] = DEFAULT_WEIGHTS,
+        filter: models.Filter | Mapping[str, Any] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hit]:
+        """The best documents for a query, best first.
+
+        Args:
+            query: a text, or the embeddings of one.
+            mode: "dense", "sparse", "colbert", "rrf", "dbsf" or "weighted"; query.py defines them.
+            limit: the most hits to return.
+            candidates: length of the dense and of the sparse top list, whose union the other modes
+                rank; raised to `limit` where smaller.
+            weights: of the dense, the lexical and the ColBERT score in mode "weighted"; relative.
+            filter: what a document must satisfy: a mapping (see filters.py) or Qdrant's own.
+            options: offset, score_threshold, group_by, group_size, diversity, with_vectors, exact,
+                ef, oversampling, components; `query.SearchOptions` describes them.
+
+        Raises:
+            InputError: names the argument and what is allowed.
+            UnsupportedError: the server is too old for the mode.
+            EngineError: Qdrant failed.
+        """
+        asked = Search(mode, limit, candidates, weights, filter, **options)
+        (hits,) = self._search(one_query(query), asked)
+        return hits
+
+    def search_batch(
+        self,
+        queries: Sequence[str] | M3Embeddings,
+        mode: str = "weighted",
+        limit: int = 10,
+        candidates: int = 100,
+        weights: Sequence[float] = DEFAULT_WEIGHTS,
+        filter: models.Filter | Mapping[str, Any] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[list[Hit]]:
+        """`search` for several queries at once.
+
+        They are encoded in one pass and ranked in one round trip; one more fetches the component
+        scores of all hits, and `components=False` leaves it out. (Groups have no batch in Qdrant:
+        with `group_by` each query is a round trip.)
+
+        Returns:
+            For each query its hits, as `search` gives them.
+        """
+        asked = Search(mode, limit, candidates, weights, filter, **options)
+        return self._search(queries, asked)
+
+    # -- inside
+
+    def _search(self, queries: Any, search: Search) -> list[list[Hit]]:
+        self._check_open()
+        return self._run(self._collection.search(self._embed_queries(queries), search))
+
+    def _run(self, steps: Steps[T]) -> T:
+        self._check_open()
+        return transport.run(
+            self.client,
+            steps,
+            where=str(self._collection),
+            retries=self._retries,
+            stop=self._stop,
+        )
+
+
+class _Background:
+    """One thing at a time, behind the back of the thread that encodes."""
+
+    def __init__(self, threaded: bool, stop: threading.Event) -> None:
+        """Without `threaded` things are done at once; `stop` ends their waiting after Ctrl-C."""
+        self._executor = ThreadPoolExecutor(1, "m3qdrant-writer") if threaded else None
+        self._pending: Future[Any] | None = None
+        self._stop = stop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let what is under way end, also after an error or Ctrl-C."""
+        if self._executor is None:
+            return
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._stop.set()
+        self._executor.shutdown(wait=True)
+        self._stop.clear()
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._executor is None:
+            function(*arguments)
+        else:
+            self._pending = self._executor.submit(function, *arguments)
+
+    def wait(self) -> None:
+        """Wait for what was started, and raise its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()

@@ -1,0 +1,5 @@
+"""Whole collections: copied to another place, compared, examined."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,51 @@
+"""versions.py: what a server must be for each feature."""
+
+from __future__ import annotations
+
+import pytest
+
+from m3qdrant.collection import versions
+from m3qdrant.errors import UnsupportedError
+from m3qdrant.names import MODES
+
+WHERE = "http://h:6333"
+
+
+@pytest.mark.parametrize("feature", versions.FEATURES)
+def test_a_feature_begins_with_its_version(feature: str) -> None:
+    major, minor = versions.FEATURES[feature].since
+    versions.check(feature, f"{major}.{minor}.0", WHERE)
+    versions.check(feature, f"{major}.{minor + 7}.3", WHERE)
+    versions.check(feature, f"{major + 1}.0.0", WHERE)
+    with pytest.raises(UnsupportedError, match=rf"needs {major}\.{minor}\): upgrade it"):
+        versions.check(feature, f"{major}.{minor - 1}.99", WHERE)
+    with pytest.raises(UnsupportedError):
+        versions.check(feature, "0.11.3", WHERE)
+
+
+def test_the_message_says_what_else_there_is() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        versions.check("weighted", "1.12.4", WHERE)
+    assert str(caught.value) == (
+        "server 1.12.4 at http://h:6333 is too old for mode 'weighted' (needs 1.14): upgrade it, "
+        "or use mode 'dbsf'"
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_a_feature(mode: str) -> None:
+    assert f"'{mode}'" in versions.FEATURES[mode].what
+
+
+@pytest.mark.parametrize(
+    "version", ["1.17.0-dev", "v1.17.1", "1.17", "dev", "", "master-3f2a"], ids=repr
+)
+def test_other_ways_to_write_a_version(version: str) -> None:
+    assert versions.supports("rrf", version)
+    assert versions.supports("dense", "v1.10.0")
+    assert not versions.supports("rrf", "v1.15.9-dev")
+
+
+def test_numbers_are_compared_as_numbers() -> None:
+    assert not versions.supports("dense", "1.9.7")
+    assert versions.supports("dense", "1.100.0")
