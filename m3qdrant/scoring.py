@@ -10,24 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import m3kernels
 from torch import Tensor
 
-from m3qdrant.encode.embeddings import M3Embeddings, SparseVectors, TokenVectors
+from m3qdrant.encode import M3Embeddings, SparseVectors, TokenVectors
 from m3qdrant.errors import InputError
-from m3qdrant.names import DEFAULT_WEIGHTS
+from m3qdrant.names import COLBERT, DEFAULT_WEIGHTS, DENSE, SPARSE
 
 __all__ = ["check_weights", "colbert", "dense", "lexical", "weighted"]
 
 
-def _views(name: str, queries: M3Embeddings, documents: M3Embeddings) -> tuple[Any, Any]:
-    pair = getattr(queries, name), getattr(documents, name)
-    for side, view in zip(("queries", "documents"), pair, strict=True):
-        if view is None:
-            raise InputError(f"the {side} hold no {name} view: encode them with {name}=True")
-    return pair
+V = TypeVar("V", Tensor, SparseVectors, TokenVectors)
+
+
+def _both(name: str, queries: V | None, documents: V | None) -> tuple[V, V]:
+    """The two sides' views of that name.
+
+    Raises:
+        InputError: one has none.
+    """
+    if queries is None or documents is None:
+        side = "queries" if queries is None else "documents"
+        raise InputError(f"the {side} hold no {name} view: encode them with {name}=True")
+    return queries, documents
 
 
 @contextmanager
@@ -41,24 +48,23 @@ def _kernel_errors(name: str) -> Iterator[None]:
 
 def dense(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
     """s_dense = e_q . e_d, the dot product of the normalised CLS vectors."""
-    q, d = _views("dense", queries, documents)
+    q, d = _both(DENSE, queries.dense, documents.dense)
     if q.shape[-1] != d.shape[-1]:
         raise InputError(f"dense vectors of {q.shape[-1]} and of {d.shape[-1]} dimensions")
-    scores: Tensor = q.float() @ d.float().T
-    return scores
+    return q.float() @ d.float().T
 
 
 def lexical(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
     """s_lex = the sum of w_q * w_d over the token ids that query and document share."""
-    q, d = _views("sparse", queries, documents)
-    with _kernel_errors("sparse"):
+    q, d = _both(SPARSE, queries.sparse, documents.sparse)
+    with _kernel_errors(SPARSE):
         return m3kernels.lexical_scores(_csr(q), _csr(d))
 
 
 def colbert(queries: M3Embeddings, documents: M3Embeddings) -> Tensor:
     """s_mul = (1 / n_q) sum_i max_j q_i . d_j: each query token's best match, averaged."""
-    q, d = _views("colbert", queries, documents)
-    with _kernel_errors("colbert"):
+    q, d = _both(COLBERT, queries.colbert, documents.colbert)
+    with _kernel_errors(COLBERT):
         return m3kernels.maxsim(*_packed(q), *_packed(d), reduction="mean")
 
 

@@ -1,8 +1,12 @@
+from .checkpoint import locate_checkpoint as locate_checkpoint
 from .embeddings import M3Embeddings as M3Embeddings
 from .embeddings import SparseRow as SparseRow
 from .embeddings import SparseVectors as SparseVectors
 from .embeddings import TokenVectors as TokenVectors
 from .encoder import M3Encoder as M3Encoder
-from .encoder import TruncationWarning as TruncationWarning
+from .network import M3Model as M3Model
 from .pooling import pool_query as pool_query
 from .pooling import pool_tokens as pool_tokens
+from .protocol import Encoder as Encoder
+from .protocol import TruncationWarning as TruncationWarning
+from .protocol import check_encoder as check_encoder

@@ -1,11 +1,10 @@
 """BGE-M3's three views of n texts, as plain data: tensors and their row offsets, nothing else.
 
 Ragged views are packed, not padded: rows lie one after another, and an offsets tensor of n + 1
-    entries
-says where each text's rows begin (CSR's `indptr`, attention's `cu_seqlens`).
+entries says where each text's rows begin (CSR's `indptr`, attention's `cu_seqlens`).
 
-Indexing is the same for all three classes. A slice of step 1 is a view of the same storage; a list
-or tensor of positions copies, in the order asked for (repeats allowed).
+Indexing is the same for all three classes. A slice of step 1 is a view of the same storage; a
+list, array or tensor of positions copies, in the order asked for (repeats allowed).
 """
 
 from __future__ import annotations
@@ -15,21 +14,35 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 from m3kernels.packing import from_lengths
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from m3qdrant.errors import InputError
+from m3qdrant.files import replacing
+from m3qdrant.names import COLBERT, DENSE, SPARSE
 
-__all__ = ["M3Embeddings", "Rows", "SparseRow", "SparseVectors", "TokenVectors", "gather_rows"]
+__all__ = [
+    "Index",
+    "M3Embeddings",
+    "Rows",
+    "SparseRow",
+    "SparseVectors",
+    "TokenVectors",
+    "gather_rows",
+]
 
-Rows: TypeAlias = slice | Sequence[int] | Tensor
-"""What selects several texts: a slice, a sequence of positions, or an int64 tensor of them."""
+Index: TypeAlias = "int | np.integer[Any]"
+"""What selects one text; a negative one counts from the end."""
+
+Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.integer[Any]] | Tensor"
+"""What selects several texts: a slice, or positions as a sequence, an array or a tensor."""
 
 _FORMAT = "m3qdrant-embeddings/1"
 
@@ -55,7 +68,9 @@ def gather_rows(offsets: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
 def _positions(rows: Rows, n: int, device: torch.device) -> Tensor:
     """`rows` as an int64 tensor of positions in [0, n); negative positions count from the end."""
     if isinstance(rows, slice):
-        return torch.arange(*rows.indices(n), device=device)
+        picked = range(n)[rows]
+        step = max(-n - 1, min(picked.step, n + 1))  # a longer one picks no more
+        return picked.start + step * torch.arange(len(picked), device=device)
     order = torch.as_tensor(rows, device=device)
     if order.numel() == 0:
         return order.new_zeros(0, dtype=torch.int64)
@@ -110,10 +125,10 @@ class SparseVectors:
         return f"SparseVectors({len(self)} texts, {len(self.values)} weights)"
 
     @overload
-    def __getitem__(self, rows: int) -> SparseRow: ...
+    def __getitem__(self, rows: Index) -> SparseRow: ...
     @overload
     def __getitem__(self, rows: Rows) -> SparseVectors: ...
-    def __getitem__(self, rows: int | Rows) -> SparseRow | SparseVectors:
+    def __getitem__(self, rows: Index | Rows) -> SparseRow | SparseVectors:
         if isinstance(rows, int | np.integer):
             rows = range(len(self))[int(rows)]
             start, stop = self.indptr[rows : rows + 2].tolist()
@@ -165,10 +180,10 @@ class TokenVectors:
         return f"TokenVectors({len(self)} texts, {tuple(self.vectors.shape)} {self.vectors.dtype})"
 
     @overload
-    def __getitem__(self, rows: int) -> Tensor: ...
+    def __getitem__(self, rows: Index) -> Tensor: ...
     @overload
     def __getitem__(self, rows: Rows) -> TokenVectors: ...
-    def __getitem__(self, rows: int | Rows) -> Tensor | TokenVectors:
+    def __getitem__(self, rows: Index | Rows) -> Tensor | TokenVectors:
         if isinstance(rows, int | np.integer):
             rows = range(len(self))[int(rows)]
             start, stop = self.cu_seqlens[rows : rows + 2].tolist()
@@ -205,6 +220,16 @@ class TokenVectors:
         return TokenVectors(function(self.vectors), function(self.cu_seqlens))
 
 
+View: TypeAlias = Tensor | SparseVectors | TokenVectors
+"""One of M3Embeddings' views, or `truncated`."""
+
+_V = TypeVar("_V", Tensor, SparseVectors, TokenVectors)
+
+
+class _OnView(Protocol):
+    def __call__(self, view: _V, /) -> _V: ...
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class M3Embeddings:
     """The three views of n texts, each None where it was not asked for.
@@ -222,32 +247,42 @@ class M3Embeddings:
     truncated: Tensor | None = None
 
     def __post_init__(self) -> None:
-        lengths = {name: len(view) for name, view in self._views() if view is not None}
+        lengths = {name: len(view) for name, view in self._views().items()}
         if not lengths:
             raise InputError("M3Embeddings needs at least one of dense, sparse, colbert")
         if len(set(lengths.values())) > 1:
             raise InputError(f"the views disagree on the number of texts: {lengths}")
 
-    def _views(self) -> Iterator[tuple[str, Any]]:
-        yield "dense", self.dense
-        yield "sparse", self.sparse
-        yield "colbert", self.colbert
-        yield "truncated", self.truncated
+    def _views(self) -> dict[str, View]:
+        """Those that are there, and `truncated`, by name."""
+        views: dict[str, View | None] = {
+            DENSE: self.dense,
+            SPARSE: self.sparse,
+            COLBERT: self.colbert,
+            "truncated": self.truncated,
+        }
+        return {name: view for name, view in views.items() if view is not None}
 
-    def _map(self, function: Callable[[Any], Any]) -> M3Embeddings:
+    def _map(self, function: _OnView) -> M3Embeddings:
         """`function` over each view that is there."""
+
+        def mapped(view: _V | None) -> _V | None:
+            return None if view is None else function(view)
+
         return M3Embeddings(
-            **{name: function(view) for name, view in self._views() if view is not None}
+            dense=mapped(self.dense),
+            sparse=mapped(self.sparse),
+            colbert=mapped(self.colbert),
+            truncated=mapped(self.truncated),
         )
 
     def __len__(self) -> int:
-        return next(len(view) for _, view in self._views() if view is not None)
+        return len(next(iter(self._views().values())))
 
     def __repr__(self) -> str:
-        there = ", ".join(name for name, view in self._views() if view is not None)
-        return f"M3Embeddings({len(self)} texts: {there})"
+        return f"M3Embeddings({len(self)} texts: {', '.join(self._views())})"
 
-    def __getitem__(self, rows: int | Rows) -> M3Embeddings:
+    def __getitem__(self, rows: Index | Rows) -> M3Embeddings:
         """Some of the texts; `emb[i]` keeps the axis, so it is an M3Embeddings of one text."""
         if isinstance(rows, int | np.integer):
             i = range(len(self))[int(rows)]
@@ -256,7 +291,7 @@ class M3Embeddings:
         if _contiguous_span(rows, len(self)) is None:
             picked = _positions(rows, len(self), torch.device("cpu"))
 
-        def take(view: Any) -> Any:
+        def take(view: _V) -> _V:
             if isinstance(view, Tensor) and isinstance(picked, Tensor):
                 return view[picked.to(view.device)]
             return view[picked]
@@ -272,23 +307,30 @@ class M3Embeddings:
         parts = list(parts)
         if not parts:
             raise InputError("nothing to concatenate: parts is empty")
-        names = [name for name, view in parts[0]._views() if view is not None]
+        names = list(parts[0]._views())
         for position, part in enumerate(parts):
-            if [name for name, view in part._views() if view is not None] != names:
+            if list(part._views()) != names:
                 raise InputError(
                     f"part {position} does not hold the same views as part 0: {names}"
                 )
-        joined: dict[str, Any] = {}
-        for name in names:
-            views = [getattr(part, name) for part in parts]
-            joined[name] = (
-                torch.cat(views) if isinstance(views[0], Tensor) else type(views[0]).concat(views)
-            )
-        return cls(**joined)
+
+        def joined(views: list[_V | None], join: Callable[[list[_V]], _V]) -> _V | None:
+            return join(there) if (there := [view for view in views if view is not None]) else None
+
+        return cls(
+            dense=joined([part.dense for part in parts], torch.cat),
+            sparse=joined([part.sparse for part in parts], SparseVectors.concat),
+            colbert=joined([part.colbert for part in parts], TokenVectors.concat),
+            truncated=joined([part.truncated for part in parts], torch.cat),
+        )
 
     def to(self, device: torch.device | str) -> M3Embeddings:
         """The same embeddings on another device."""
-        return self._map(lambda view: view.to(device))
+
+        def moved(view: _V) -> _V:
+            return view.to(device)
+
+        return self._map(moved)
 
     def lexical_weights(self) -> list[dict[str, float]]:
         """FlagEmbedding's form of the lexical weights: for each text {"token id": weight}.
@@ -304,22 +346,24 @@ class M3Embeddings:
         ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file; an interrupted save leaves no half file."""
+        """Write everything to one safetensors file; an interrupted save leaves no half file.
+
+        Raises:
+            OSError: it can't be written: there is no such directory, or the disk is full.
+        """
         tensors: dict[str, Tensor] = {}
-        for name, view in self._views():
+        for name, view in self._views().items():
             if isinstance(view, Tensor):
                 tensors[name] = view
-            elif view is not None:
+            else:
                 tensors |= {f"{name}.{field}": tensor for field, tensor in vars(view).items()}
         # clone: a slice shares storage with its source, which safetensors refuses to write
         tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            save_file(tensors, partial, metadata={"format": _FORMAT, "n": str(len(self))})
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(Path(path)) as partial:
+            try:
+                save_file(tensors, partial, metadata={"format": _FORMAT, "n": str(len(self))})
+            except SafetensorError as error:
+                raise OSError(f"{path}: can't write embeddings: {error}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> M3Embeddings:

@@ -12,33 +12,42 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from m3qdrant.encode.embeddings import M3Embeddings, SparseVectors, TokenVectors, gather_rows
-from m3qdrant.encode.network import M3Model, Packing, locate_checkpoint
+from m3qdrant.encode.batching import Output, batches
+from m3qdrant.encode.checkpoint import Location, find_checkpoint, load_tokenizer
+from m3qdrant.encode.embeddings import M3Embeddings
+from m3qdrant.encode.network import M3Model, Packing
+from m3qdrant.encode.protocol import TruncationWarning
 from m3qdrant.errors import CheckpointError, EncodeError, InputError
 from m3qdrant.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+    from typing_extensions import Self
 
-__all__ = ["M3Encoder", "TruncationWarning"]
+__all__ = ["M3Encoder"]
 
 # Padded tokens a batch. On a CPU a batch should stay in cache; on a GPU it should fill the card.
 _TOKEN_BUDGET = {"cpu": 4_096, "cuda": 65_536}
 
-
-class TruncationWarning(UserWarning):
-    """Some texts were longer than max_length and were cut; the message counts them."""
+_LOADED = ("model", "tokenizer", "_lock", "_ignore_ids", "_location")
+"""What an encoder has from its checkpoint, and so isn't pickled."""
 
 
 class M3Encoder:
     """Computes BGE-M3's three views of texts. Make one with `from_pretrained`.
 
     Safe to call from several threads; the calls run one after another.
+
+    It can be pickled, for a process that is spawned, and copied. What is written are its settings
+    and where its checkpoint lies; the new one loads that anew, from whatever working directory,
+    and asks the hub only for what isn't in its cache. Changes to `model` and `tokenizer` are not
+    carried over. Loading raises `CheckpointError` where the checkpoint is gone or another by now,
+    and `InputError` where the device isn't there.
 
     Attributes:
         name: what `from_pretrained` was given.
@@ -54,6 +63,7 @@ class M3Encoder:
         self.tokenizer = tokenizer
         self.name = name
         self.token_budget = token_budget
+        self._location: Location | None = None  # of a model that was put together in memory
         # a fast tokenizer keeps its truncation as state, so two threads can't share a call
         self._lock = threading.Lock()
         # <mask> is no member: the reference keeps its weight
@@ -74,7 +84,7 @@ class M3Encoder:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ) -> M3Encoder:
+    ) -> Self:
         """Load a checkpoint.
 
         Args:
@@ -94,11 +104,31 @@ class M3Encoder:
         target = _device(device)
         if dtype is None:
             dtype = torch.float16 if target.type == "cuda" else torch.float32
-        directory = locate_checkpoint(name, revision)
-        model = M3Model.load(directory, dtype)
-        tokenizer = _load_tokenizer(directory, model)
-        budget = _TOKEN_BUDGET.get(target.type, _TOKEN_BUDGET["cuda"])
-        return cls(model.to(target), tokenizer, str(name), budget)
+        return cls._load(find_checkpoint(name, revision), str(name), target, dtype)
+
+    @classmethod
+    def _load(
+        cls, location: Location, name: str, device: torch.device, dtype: torch.dtype
+    ) -> Self:
+        model = M3Model.load(location.directory, dtype)
+        tokenizer = load_tokenizer(
+            location.directory, vocab_size=model.body.config.vocab_size, pad_id=model.pad_id
+        )
+        budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cuda"])
+        encoder = cls(model.to(device), tokenizer, name, budget)
+        encoder._location = location.resolved()
+        return encoder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: where the checkpoint lies, and what was set since it was loaded."""
+        if self._location is None:
+            raise InputError(
+                f"the encoder {self.name!r} was put together from a model in memory, so it can't "
+                "be pickled or copied: make one with M3Encoder.from_pretrained"
+            )
+        again = (type(self), self._location, str(self.device), self.dtype, self.fingerprint)
+        settings = {name: value for name, value in vars(self).items() if name not in _LOADED}
+        return _load_again, again, settings
 
     @property
     def dim(self) -> int:
@@ -123,12 +153,12 @@ class M3Encoder:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self.model.sparse_head.weight.device
+        return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The model's floating-point type."""
-        return self.model.sparse_head.weight.dtype
+        return self.model.dtype
 
     def __repr__(self) -> str:
         return (
@@ -181,7 +211,8 @@ class M3Encoder:
         limit = min(max_length, self.max_length)
         with self._lock, self._memory_errors():
             token_ids, truncated = self._tokenize(texts, limit)
-            output = _Output(self, [len(ids) for ids in token_ids], dense, sparse, colbert)
+            lengths = [len(ids) for ids in token_ids]
+            output = Output(self.model, lengths, dense, sparse, colbert)
             self._run(token_ids, output, progress)
         if cut := int(truncated.sum()):
             warnings.warn(
@@ -216,19 +247,19 @@ class M3Encoder:
         truncated = [bool(encoding.overflowing) for encoding in batch.encodings or ()]
         return batch["input_ids"], torch.tensor(truncated)
 
-    def _run(self, token_ids: list[list[int]], output: _Output, progress: bool) -> None:
+    def _run(self, token_ids: list[list[int]], output: Output, progress: bool) -> None:
         """All texts through the model, batch by batch, into `output`."""
         model, device = self.model, self.device
         lengths = [len(ids) for ids in token_ids]
         done = 0
         with progress_bar("encoding", sum(lengths), progress, unit="tokens") as advance:
-            for texts in _batches(lengths, self.token_budget):
+            for texts in batches(lengths, self.token_budget):
                 ids = [token_ids[text] for text in texts]
                 positions = [place for row in ids for place in model.position_ids(row)]
                 flat = torch.tensor([token for row in ids for token in row], device=device)
                 packing = Packing.of([len(row) for row in ids], device)
                 hidden = model(flat, torch.tensor(positions, device=device), packing)
-                output.write(texts, model, hidden, flat, packing, self._ignore_ids)
+                output.write(texts, hidden, flat, packing, self._ignore_ids)
                 done += len(flat)
                 advance(done)
 
@@ -249,76 +280,24 @@ class M3Encoder:
             ) from error
 
 
-class _Output:
-    """The views asked for, filled batch by batch in any order, each text to its own place.
-
-    Dense and ColBERT vectors go straight into their final tensors, so that no second copy is ever
-    held.
-    """
-
-    def __init__(
-        self, encoder: M3Encoder, lengths: list[int], dense: bool, sparse: bool, colbert: bool
-    ) -> None:
-        self.dense = torch.empty(len(lengths), encoder.dim) if dense else None
-        self.sparse: list[SparseVectors] | None = [] if sparse else None
-        self.colbert: TokenVectors | None = None
-        self._order: list[int] = []  # the texts in the order in which their sparse rows came
-        if colbert:
-            sizes = torch.tensor([0, *lengths]) - 1  # CLS has no ColBERT vector
-            sizes[0] = 0
-            cu_seqlens = sizes.cumsum(0)
-            rows = torch.empty(int(cu_seqlens[-1]), encoder.colbert_dim, dtype=encoder.dtype)
-            self.colbert = TokenVectors(rows, cu_seqlens)
-
-    def write(
-        self,
-        texts: list[int],
-        model: M3Model,
-        hidden: Tensor,
-        token_ids: Tensor,
-        packing: Packing,
-        ignore_ids: tuple[int, ...],
-    ) -> None:
-        """The views of one batch, whose hidden states are `hidden`."""
-        places = torch.tensor(texts)
-        if self.dense is not None:
-            self.dense[places] = model.dense(hidden, packing).cpu()
-        if self.colbert is not None:
-            rows, _ = gather_rows(self.colbert.cu_seqlens, places)
-            self.colbert.vectors[rows] = model.colbert(hidden, packing).cpu()
-        if self.sparse is not None:
-            csr = model.sparse(hidden, token_ids, packing, ignore_ids)
-            self.sparse.append(SparseVectors(*csr).to("cpu"))
-            self._order += texts
-
-    def result(self, truncated: Tensor) -> M3Embeddings:
-        """Everything, in the order of the texts."""
-        sparse = None
-        if self.sparse:
-            sparse = SparseVectors.concat(self.sparse)[torch.tensor(self._order).argsort()]
-        elif self.sparse is not None:
-            sparse = SparseVectors(
-                torch.zeros(1, dtype=torch.int64),
-                torch.empty(0, dtype=torch.int32),
-                torch.empty(0),
-            )
-        return M3Embeddings(self.dense, sparse, self.colbert, truncated)
-
-
-def _batches(lengths: list[int], token_budget: int) -> Iterator[list[int]]:
-    """Texts by falling length, in batches whose padded size (texts x longest) is within the
-    budget.
-
-    One text that is longer than the budget is a batch of its own.
-    """
-    batch: list[int] = []
-    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > token_budget:
-            yield batch
-            batch = []
-        batch.append(text)
-    if batch:
-        yield batch
+def _load_again(
+    cls: type[M3Encoder],
+    location: Location,
+    device: str,
+    dtype: torch.dtype,
+    fingerprint: str,
+) -> M3Encoder:
+    """The encoder that was pickled or copied, but for its settings."""
+    target = _device(device)
+    location = location.again()
+    encoder = cls._load(location, str(location.directory), target, dtype)
+    if encoder.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{location.directory}: the checkpoint is another than when the encoder was pickled "
+            f"or copied (fingerprint {encoder.fingerprint}, then {fingerprint}): make a new one "
+            "with M3Encoder.from_pretrained"
+        )
+    return encoder
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -353,41 +332,3 @@ def _check_texts(texts: str | Sequence[str]) -> list[str]:
                 f"{error.start}): repair it, e.g. text.encode('utf-8', 'replace').decode()"
             ) from error
     return items
-
-
-def _load_tokenizer(directory: Path, model: M3Model) -> PreTrainedTokenizerFast:
-    """The checkpoint's tokenizer, checked against the model.
-
-    Raises:
-        CheckpointError: it can't be read, or its ids don't fit the model.
-    """
-    from transformers import AutoTokenizer
-
-    path = directory / "tokenizer.json"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
-    except Exception as error:  # transformers and tokenizers raise many kinds for a damaged file
-        raise CheckpointError(f"{path}: the tokenizer can't be loaded: {error}") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise CheckpointError(f"{path}: missing or no fast tokenizer")
-    vocab = model.body.config.vocab_size
-    if len(tokenizer) > vocab:
-        raise CheckpointError(
-            f"{path}: {len(tokenizer)} ids, but config.json's vocab_size is {vocab}"
-        )
-    special = {
-        name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "pad", "eos", "unk")
-    }
-    if None in special.values():
-        missing = [name for name, token in special.items() if token is None]
-        raise CheckpointError(f"{path}: the tokenizer has no {', '.join(missing)} token")
-    if special["pad"] != model.pad_id:
-        raise CheckpointError(
-            f"{path}: the tokenizer's pad id is {special['pad']}, but config.json's pad_token_id "
-            f"is {model.pad_id}"
-        )
-    if (ids := tokenizer("")["input_ids"]) != [special["cls"], special["eos"]]:
-        raise CheckpointError(f"{path}: an empty text becomes {ids}, not CLS and EOS")
-    return tokenizer

@@ -33,9 +33,8 @@ __all__ = ["Answer", "Hub", "load"]
 _LOADER = """
 import json, sys
 import torch
-from m3qdrant.encode.encoder import M3Encoder
+from m3qdrant.encode import M3Encoder, locate_checkpoint
 from m3qdrant.errors import M3QdrantError
-from m3qdrant.encode.network import locate_checkpoint
 
 for name, revision in json.loads(sys.argv[1]):
     answer = {}

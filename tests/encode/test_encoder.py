@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m3qdrant import M3Embeddings, M3Encoder, SparseVectors
-from m3qdrant.encode.encoder import TruncationWarning
+from m3qdrant import M3Embeddings, M3Encoder, SparseVectors, TruncationWarning
 from m3qdrant.encode.network import M3Model
 from m3qdrant.errors import EncodeError, InputError
 
