@@ -1,5 +1,5 @@
-"""What things are called, wherever they meet: vectors, modes, payload and metadata keys; and the
-default weights. Each stands here and nowhere else.
+"""What things are called, wherever they meet: vectors, modes and other choices, keys of payloads
+and of metadata. Each stands here and nowhere else.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 __all__ = [
     "COLBERT",
-    "DEFAULT_WEIGHTS",
     "DENSE",
+    "LONG_DOCUMENTS",
     "METADATA",
     "MIGRATION",
     "MODES",
@@ -17,6 +17,7 @@ __all__ = [
     "SPARSE",
     "TEXT",
     "VECTORS",
+    "LongDocuments",
     "Mode",
 ]
 
@@ -29,8 +30,10 @@ Mode = Literal["dense", "sparse", "colbert", "rrf", "dbsf", "weighted"]
 """How a search ranks; `collection/requests.py` defines each."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-DEFAULT_WEIGHTS = (0.4, 0.2, 0.4)
-"""Of the dense, the lexical and the ColBERT score, in the integrated score."""
+LongDocuments = Literal["pool", "truncate", "error"]
+"""What to do with a document of more ColBERT vectors than Qdrant takes: merge the most similar
+ones until they fit, keep the first ones, or refuse the document."""
+LONG_DOCUMENTS: tuple[LongDocuments, ...] = get_args(LongDocuments)
 
 TEXT = "text"
 """Payload key of a document's text: top level, where other Qdrant apps can use it too."""

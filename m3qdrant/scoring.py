@@ -7,7 +7,6 @@ and returns an (n_q, n_d) float32 tensor; where a view is missing it raises `Inp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from m3qdrant.encode import M3Embeddings, SparseVectors, TokenVectors
 from m3qdrant.errors import InputError
-from m3qdrant.names import COLBERT, DEFAULT_WEIGHTS, DENSE, SPARSE
+from m3qdrant.names import COLBERT, DENSE, SPARSE
+from m3qdrant.weights import DEFAULT_WEIGHTS, check_weights
 
-__all__ = ["check_weights", "colbert", "dense", "lexical", "weighted"]
+__all__ = ["colbert", "dense", "lexical", "weighted"]
 
 
 V = TypeVar("V", Tensor, SparseVectors, TokenVectors)
@@ -86,30 +86,6 @@ def weighted(
     if total is None:  # check_weights lets no sum of zero through
         raise AssertionError
     return total
-
-
-def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
-    """`weights` as three floats, for the dense, the lexical and the ColBERT score.
-
-    Raises:
-        InputError: not three, not finite, negative, or all zero.
-    """
-    try:
-        numbers = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"weights must be three numbers, not {weights!r}") from error
-    if len(numbers) != 3:
-        raise InputError(
-            f"weights must be three numbers (dense, lexical, ColBERT), not {len(numbers)}: "
-            f"{weights!r}"
-        )
-    if not all(math.isfinite(weight) and weight >= 0 for weight in numbers):
-        raise InputError(f"weights must be finite and not negative: {weights!r}")
-    if not math.isfinite(sum(numbers)):
-        raise InputError(f"weights are too large to be summed: {weights!r}")
-    if sum(numbers) == 0:
-        raise InputError("weights are all zero: at least one must be positive")
-    return numbers
 
 
 def _csr(sparse: SparseVectors) -> tuple[Tensor, Tensor, Tensor]:

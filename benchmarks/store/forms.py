@@ -12,15 +12,10 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import Hit, M3Embeddings
-from m3qdrant.collection.requests import (
-    EmbeddedQuery,
-    Search,
-    component_requests,
-    component_scores,
-    search_request,
-)
-from m3qdrant.collection.schema import Layout
-from m3qdrant.names import COLBERT, DEFAULT_WEIGHTS, DENSE, SPARSE
+from m3qdrant.collection import EmbeddedQuery, Layout, Search
+from m3qdrant.collection.requests import component_requests, component_scores, search_request
+from m3qdrant.names import COLBERT, DENSE, SPARSE
+from m3qdrant.weights import DEFAULT_WEIGHTS
 
 
 def two_requests(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m3qdrant import M3Embeddings, scoring
-from m3qdrant.names import DEFAULT_WEIGHTS
+from m3qdrant.weights import DEFAULT_WEIGHTS
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from benchmarks.store.oracle import FULL, LIMIT, Oracle, recall
-from m3qdrant.names import DEFAULT_WEIGHTS
+from m3qdrant.weights import DEFAULT_WEIGHTS
 
 Found: TypeAlias = Sequence[tuple[int, float, Mapping[str, float]]]
 """A query's hits: position of the document, score, component scores."""

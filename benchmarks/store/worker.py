@@ -111,7 +111,7 @@ class Side:
 
         In-memory mode has been built in this process and stays as it is.
         """
-        from m3qdrant.collection.schema import Layout
+        from m3qdrant.collection import Layout
 
         opened: dict[str, Any] = {}
         if self._task.choice.engine == "embedded":

@@ -11,8 +11,8 @@ from m3qdrant.cli.program import app
 @app.command()
 def verify(model: Model = "BAAI/bge-m3", as_json: Json = False) -> None:
     """Compute the BGE-M3 tutorial's figures beside the published ones; pass or fail."""
-    from m3qdrant.demo.published import TOLERANCE
-    from m3qdrant.demo.published import verify as run
+    from m3qdrant.demo import TOLERANCE
+    from m3qdrant.demo import verify as run
 
     result = run(load(model or "BAAI/bge-m3"))
     if as_json:

@@ -17,7 +17,7 @@ from m3qdrant.cli.common import (
 from m3qdrant.cli.program import app
 
 if TYPE_CHECKING:
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.store import M3Store
 
 
 @app.command()
@@ -45,7 +45,7 @@ def doctor(
 
     Reads, and changes nothing. The exit status is 1 where there is an error.
     """
-    from m3qdrant.upkeep.doctor import examine
+    from m3qdrant.upkeep import examine
 
     findings = examine(location, collection)
     if as_json:
@@ -66,19 +66,21 @@ def optimize(
 
     A server does so by itself. Needs the collection's size on the disk once more.
     """
+    from m3qdrant.transport import capabilities_of
+
     with (
         interruptible("nothing was lost, run it again"),
         open_documents(location, collection) as store,
     ):
-        embedded = store.info().engine == "embedded"
-        before = _index_facts(store) if embedded else {}
+        builds = capabilities_of(store.client).optimizes
+        before = _index_facts(store) if builds else {}
         done = store.optimize()
-        after = _index_facts(store) if embedded else {}
-    if embedded:
+        after = _index_facts(store) if builds else {}
+    if builds:
         after["bytes"] = _bytes(store)  # what was merged away goes when the store closes
     if as_json:
         print_json({"optimized": done, "before": before, "after": after})
-    elif not embedded:
+    elif not builds:
         print("a server builds its indexes by itself: nothing was done")
     else:
         print("optimized" if done else "there was nothing to do")
@@ -97,7 +99,7 @@ def _index_facts(store: M3Store) -> dict[str, int]:
 
 
 def _bytes(store: M3Store) -> int:
-    from m3qdrant.upkeep.doctor import size_on_disk
+    from m3qdrant.upkeep import size_on_disk
 
     engine: Any = store.client
     return size_on_disk(engine.path / store.collection)
@@ -118,7 +120,7 @@ def migrate(
 
     Run again, it goes on where it was cut off, and catches up with a source that has changed.
     """
-    from m3qdrant.upkeep.migration import migrate as run
+    from m3qdrant.upkeep import migrate as run
 
     with interruptible("what was copied stays, run it again for the rest"):
         report = run(

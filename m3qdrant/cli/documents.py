@@ -24,11 +24,12 @@ from m3qdrant.cli.common import (
 )
 from m3qdrant.cli.program import app
 from m3qdrant.errors import IngestError, IngestInterrupted, InputError
+from m3qdrant.names import LongDocuments
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.store import M3Store
 
 TextField = Annotated[str, typer.Option(help="JSONL field that holds the text.")]
 IdField = Annotated[str, typer.Option(help="JSONL field that holds the id.")]
@@ -46,7 +47,7 @@ def ingest(
     id_field: IdField = "id",
     max_length: Annotated[int, typer.Option(help="Tokens a text is cut to.", min=2)] = 8192,
     long_documents: Annotated[
-        str,
+        LongDocuments,
         typer.Option(
             help="Where a text has more ColBERT vectors than Qdrant takes: pool (merge similar "
             "vectors), truncate (keep the first) or error (leave the document out)."
@@ -79,10 +80,8 @@ def ingest(
     goes on where the last run was cut off. The model is the collection's own; for a new collection
     it is m3-tiny unless --model says.
     """
-    from m3qdrant.collection.points import check_long_documents
-    from m3qdrant.ingest.sources import STDIN, open_sources
+    from m3qdrant.ingest import STDIN, open_sources
 
-    check_long_documents(long_documents)
     options = parse_object("--schema", schema)
     stdin = sys.stdin if STDIN in paths else None
     source = open_sources(paths, text_field=text_field, id_field=id_field, stdin=stdin)
@@ -152,7 +151,7 @@ def _export(
     id_field: str,
     progress: bool,
 ) -> int:
-    from m3qdrant.ingest.sources import jsonl_line, written
+    from m3qdrant.ingest import jsonl_line, written
     from m3qdrant.progress import progress_bar
 
     count = 0

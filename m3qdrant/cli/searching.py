@@ -25,7 +25,7 @@ from m3qdrant.cli.program import app
 from m3qdrant.errors import InputError
 
 if TYPE_CHECKING:
-    from m3qdrant.collection.hits import Hit
+    from m3qdrant.collection import Hit
 
 
 @app.command()
@@ -64,7 +64,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a collection with the model that its vectors come from."""
-    from m3qdrant.collection.requests import Search
+    from m3qdrant.collection import Search
 
     question = _query(query)
     options: Any = {
@@ -105,13 +105,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Index the docstrings of this Python's standard library, once, and search them."""
-    from m3qdrant.collection.requests import Search
+    from m3qdrant.collection import Search
 
     Search(mode, limit)
     questions = [_query(query)] if query else None
     encoder = load(model or "m3-tiny")
 
-    from m3qdrant.demo.index import QUERIES, open_demo
+    from m3qdrant.demo import QUERIES, open_demo
 
     with (
         interruptible("what was indexed stays, run it again for the rest"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from m3qdrant.collection.hits import Hit
-from m3qdrant.demo.published import Verification
-from m3qdrant.upkeep.findings import Finding
+from m3qdrant.names import VECTORS
+
+if TYPE_CHECKING:
+    from m3qdrant.collection import Hit
+    from m3qdrant.demo import Verification
+    from m3qdrant.upkeep import Finding
 
 __all__ = ["print_findings", "print_hits", "print_verification"]
 
@@ -33,14 +37,14 @@ def print_hits(query: str, mode: str, hits: Sequence[Hit], offset: int = 0) -> N
         return
     table = _table(f"{textwrap.shorten(query, _SNIPPET, placeholder=' ...')}  ({mode})")
     table.add_column("", justify="right")
-    for name in ("score", "dense", "sparse", "colbert"):
+    for name in ("score", *VECTORS):
         table.add_column(name, justify="right", no_wrap=True, min_width=len("0.000"))
     grouped = any(hit.group is not None for hit in hits)
     if grouped:
         table.add_column("group", overflow="fold")
     table.add_column("document", overflow="fold")
     for rank, hit in enumerate(hits, offset + 1):
-        numbers = (hit.score, *(hit.scores[name] for name in ("dense", "sparse", "colbert")))
+        numbers = (hit.score, *(hit.scores[name] for name in VECTORS))
         # many a text begins with what it is called
         text = hit.text.removeprefix(hit.id).lstrip(" :-\n")
         snippet = textwrap.shorten(text, _SNIPPET, placeholder=" ...")

@@ -1,24 +1,59 @@
-"""One operation, two ways to run it: what is asked of Qdrant, apart from who waits for the answer.
+"""Calls of qdrant-client's interface as values, and operations that are made of them.
 
-An operation is a generator that yields `Call`s and receives their answers, so it does no I/O of
-its own. `transport.run` carries it out with a QdrantClient or a QdrantEdge, `transport.arun` with
-their asynchronous twins; both classes have the same methods, so the operation is written once.
+A `Call` is a method, its arguments, and the type of its answer; there is a function here for each
+method that this package uses. An operation is a generator that yields calls and is sent their
+answers, so it does no I/O of its own and is written once: `transport.run` carries it out with a
+QdrantClient or a QdrantEdge, `transport.arun` with their asynchronous twins.
+
+    def documents(name: str) -> Steps[int]:
+        found = yield from count(name)      # a CountResult, as mypy knows
+        return found.count
+
+A call is an operation too, the shortest there is: whatever runs the one runs the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
-__all__ = ["Call", "Steps"]
+from qdrant_client import models
+from qdrant_client.http.models import QueryResponse
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "Call",
+    "CollectionSettings",
+    "Steps",
+    "batch_update_points",
+    "cluster_status",
+    "collection_exists",
+    "count",
+    "create_collection",
+    "create_payload_index",
+    "delete",
+    "get_collection",
+    "get_collections",
+    "info",
+    "optimize",
+    "query_batch_points",
+    "query_points_groups",
+    "retrieve",
+    "scroll",
+    "unindexed",
+    "update_collection",
+    "upsert",
+]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Call:
-    """A method of qdrant-client's interface and its arguments.
+class Call(Generic[T]):
+    """A method of qdrant-client's interface with its arguments; T is what it answers.
 
     Attributes:
         method: e.g. "query_batch_points".
@@ -28,9 +63,183 @@ class Call:
     """
 
     method: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any]
     idempotent: bool = True
 
+    def __iter__(self) -> Generator[Call[Any], Any, T]:
+        """The operation that makes this call alone and returns its answer."""
+        answer: T = yield self
+        return answer
 
-Steps: TypeAlias = Generator[Call, Any, T]
+
+Steps: TypeAlias = Generator[Call[Any], Any, T]
 """An operation: it yields calls, is sent each one's answer (or thrown its error), returns T."""
+
+Page: TypeAlias = tuple[list[models.Record], models.ExtendedPointId | None]
+"""Points, and the id that the next page begins with; None where there is none."""
+
+
+# -- the location
+
+
+def info() -> Call[models.VersionInfo]:
+    """What answers there, and its version."""
+    return Call("info", {})
+
+
+def cluster_status() -> Call[models.ClusterStatus]:
+    """The nodes of a server's cluster."""
+    return Call("cluster_status", {})
+
+
+def get_collections() -> Call[models.CollectionsResponse]:
+    """The names of all collections."""
+    return Call("get_collections", {})
+
+
+# -- a collection
+
+
+class CollectionSettings(TypedDict, total=False):
+    """The arguments of `create_collection`, but for the name."""
+
+    vectors_config: models.VectorParams | Mapping[str, models.VectorParams] | None
+    sparse_vectors_config: Mapping[str, models.SparseVectorParams] | None
+    on_disk_payload: bool | None
+    hnsw_config: models.HnswConfigDiff | None
+    optimizers_config: models.OptimizersConfigDiff | None
+    quantization_config: models.QuantizationConfig | None
+    metadata: Mapping[str, Any] | None
+    shard_number: int | None
+    replication_factor: int | None
+    write_consistency_factor: int | None
+    payload: object
+    id_tracker: object
+
+
+def collection_exists(name: str) -> Call[bool]:
+    """Whether there is a collection of this name."""
+    return Call("collection_exists", {"collection_name": name})
+
+
+def get_collection(name: str) -> Call[models.CollectionInfo]:
+    """A collection's configuration and state."""
+    return Call("get_collection", {"collection_name": name})
+
+
+def create_collection(name: str, **settings: Unpack[CollectionSettings]) -> Call[bool]:
+    """Make a collection. The second time it fails, so a lost answer isn't asked for again."""
+    return Call("create_collection", {"collection_name": name, **settings}, idempotent=False)
+
+
+def update_collection(name: str, metadata: Mapping[str, Any]) -> Call[bool]:
+    """Merge into a collection's metadata; a value of None removes the key."""
+    return Call("update_collection", {"collection_name": name, "metadata": metadata})
+
+
+def create_payload_index(
+    name: str,
+    field_name: str,
+    field_schema: models.PayloadSchemaType | models.PayloadSchemaParams,
+) -> Call[models.UpdateResult]:
+    """Index a payload field, and wait until it is."""
+    arguments = {"field_name": field_name, "field_schema": field_schema, "wait": True}
+    return Call("create_payload_index", {"collection_name": name, **arguments})
+
+
+def optimize(name: str) -> Call[bool]:
+    """Build the indexes now; `QdrantEdge` alone has it. Whether there was anything to do."""
+    return Call("optimize", {"collection_name": name})
+
+
+def unindexed(name: str) -> Call[int]:
+    """How many points are in no index; `QdrantEdge` alone has it."""
+    return Call("unindexed", {"collection_name": name})
+
+
+# -- reading points
+
+
+def count(name: str, filter: models.Filter | None = None) -> Call[models.CountResult]:
+    """How many points satisfy a filter. Exact."""
+    return Call("count", {"collection_name": name, "count_filter": filter, "exact": True})
+
+
+def retrieve(
+    name: str,
+    ids: Sequence[models.ExtendedPointId],
+    *,
+    with_payload: bool | Sequence[str] = False,
+    with_vectors: bool | Sequence[str] = False,
+) -> Call[list[models.Record]]:
+    """The points with these ids, in any order, without those that aren't there."""
+    selected = {"with_payload": with_payload, "with_vectors": with_vectors}
+    return Call("retrieve", {"collection_name": name, "ids": ids, **selected})
+
+
+def scroll(
+    name: str,
+    *,
+    limit: int,
+    filter: models.Filter | None = None,
+    offset: models.ExtendedPointId | None = None,
+    with_payload: bool | Sequence[str] = False,
+    with_vectors: bool | Sequence[str] = False,
+) -> Call[Page]:
+    """A page of points in the order of their ids."""
+    selected = {"with_payload": with_payload, "with_vectors": with_vectors}
+    asked = {"scroll_filter": filter, "limit": limit, "offset": offset, **selected}
+    return Call("scroll", {"collection_name": name, **asked})
+
+
+def query_batch_points(
+    name: str, requests: Sequence[models.QueryRequest]
+) -> Call[list[QueryResponse]]:
+    """Several queries in one round trip, an answer each."""
+    return Call("query_batch_points", {"collection_name": name, "requests": requests})
+
+
+def query_points_groups(
+    name: str, request: models.QueryRequest, *, group_by: str, limit: int, group_size: int
+) -> Call[models.GroupsResult]:
+    """What `request` ranks, by the value of a payload field, with payloads.
+
+    Qdrant's groups have no offset: groups before the page are asked for too.
+    """
+    asked = {
+        "group_by": group_by,
+        "query": request.query,
+        "using": request.using,
+        "prefetch": request.prefetch,
+        "query_filter": request.filter,
+        "search_params": request.params,
+        "limit": limit,
+        "group_size": group_size,
+        "with_payload": True,
+        "with_vectors": request.with_vector,
+        "score_threshold": request.score_threshold,
+    }
+    return Call("query_points_groups", {"collection_name": name, **asked})
+
+
+# -- writing points
+
+
+def upsert(name: str, points: Sequence[models.PointStruct]) -> Call[models.UpdateResult]:
+    """Insert or replace points, and wait until it is done."""
+    return Call("upsert", {"collection_name": name, "points": points, "wait": True})
+
+
+def batch_update_points(
+    name: str, operations: Sequence[models.UpdateOperation]
+) -> Call[list[models.UpdateResult]]:
+    """Several updates, one after the other, and wait until they are done."""
+    arguments = {"update_operations": operations, "wait": True}
+    return Call("batch_update_points", {"collection_name": name, **arguments})
+
+
+def delete(
+    name: str, points: models.FilterSelector | models.PointIdsList
+) -> Call[models.UpdateResult]:
+    """Delete points, and wait until it is done."""
+    return Call("delete", {"collection_name": name, "points_selector": points, "wait": True})

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qdrant_client import models
+
 from m3qdrant.errors import DocumentError, InputError
 from m3qdrant.names import OURS, TEXT
 from m3qdrant.scalars import plain_json
 
-__all__ = ["Document", "point_id"]
+__all__ = ["Document", "document_id", "point_id"]
 
 _NAMESPACE = uuid.UUID("6b6f2e0a-0f6f-5d0e-9a4e-3f0d6d337164")
 
@@ -69,6 +71,17 @@ class Document:
         _check_utf8(name, TEXT, text)
         return cls(_check_id(id, text, name), text, _check_payload(name, payload))
 
+    @classmethod
+    def of_point(cls, point: models.ScoredPoint | models.Record) -> Document:
+        """The document that a point was made from.
+
+        A point that another program wrote has no id of ours: it goes by its point id.
+        """
+        payload = dict(point.payload or {})
+        payload.pop(OURS, None)
+        text = payload.pop(TEXT, "")
+        return cls(document_id(point), str(text), payload)
+
     @property
     def point_id(self) -> str:
         """The Qdrant point's id: a UUID derived from `id` alone, the same on every machine."""
@@ -78,6 +91,13 @@ class Document:
 def point_id(id: str) -> str:
     """The point id of a document id: uuid5 of it in a fixed namespace."""
     return str(uuid.uuid5(_NAMESPACE, id))
+
+
+def document_id(point: models.ScoredPoint | models.Record) -> str:
+    """The id of the document that a point was made from."""
+    ours = (point.payload or {}).get(OURS)
+    id = ours.get("id") if isinstance(ours, dict) else None
+    return id if isinstance(id, str) else str(point.id)
 
 
 def _check_id(id: Any, text: str, name: str) -> str:

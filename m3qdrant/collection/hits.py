@@ -8,7 +8,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from m3qdrant.collection import points as convert
+from m3qdrant.collection.documents import Document
 
 __all__ = ["Hit"]
 
@@ -46,7 +46,7 @@ class Hit:
         vectors: Mapping[str, Any] | None = None,
     ) -> Hit:
         """From a scored point of any engine."""
-        document = convert.document(point)
+        document = Document.of_point(point)
         return cls(document.id, document.text, document.payload, score, scores, group, vectors)
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from m3kernels.packing import from_lengths, segment_ids
@@ -16,43 +16,21 @@ from qdrant_client import models
 from torch import Tensor
 
 from m3qdrant.collection.documents import Document
+from m3qdrant.collection.layout import Layout
 from m3qdrant.collection.provenance import Provenance
-from m3qdrant.collection.schema import Layout
-from m3qdrant.encode.embeddings import M3Embeddings, SparseRow, SparseVectors, TokenVectors
-from m3qdrant.encode.pooling import pool_tokens
+from m3qdrant.encode import M3Embeddings, SparseRow, SparseVectors, TokenVectors, pool_tokens
 from m3qdrant.errors import InputError
-from m3qdrant.names import COLBERT, DENSE, OURS, SPARSE, TEXT
+from m3qdrant.names import COLBERT, DENSE, SPARSE, LongDocuments
 
 __all__ = [
-    "LongDocuments",
     "as_stored",
     "check",
-    "check_long_documents",
-    "document",
-    "document_id",
     "fit",
     "to_points",
     "vectors",
     "widths",
     "with_colbert",
 ]
-
-LongDocuments = Literal["pool", "truncate", "error"]
-"""What to do with a document of more ColBERT vectors than Qdrant takes: merge the most similar
-ones until they fit, keep the first ones, or refuse the document."""
-
-
-def check_long_documents(value: object) -> LongDocuments:
-    """`value`, if it is one of the three.
-
-    Raises:
-        InputError: it is not.
-    """
-    if value not in get_args(LongDocuments):
-        raise InputError(
-            f"long_documents is {value!r}: give {', '.join(map(repr, get_args(LongDocuments)))}"
-        )
-    return value  # type: ignore[return-value]
 
 
 def widths(embeddings: M3Embeddings) -> tuple[int, int]:
@@ -207,24 +185,6 @@ def to_points(
             documents, provenances, vectors(embeddings, layout, arrays=arrays), strict=True
         )
     ]
-
-
-def document(point: models.ScoredPoint | models.Record) -> Document:
-    """The document that a point was made from.
-
-    A point that another program wrote has no id of ours: it goes by its point id.
-    """
-    payload = dict(point.payload or {})
-    payload.pop(OURS, None)
-    text = payload.pop(TEXT, "")
-    return Document(document_id(point), str(text), payload)
-
-
-def document_id(point: models.ScoredPoint | models.Record) -> str:
-    """The id of the document that a point was made from."""
-    ours = (point.payload or {}).get(OURS)
-    id = ours.get("id") if isinstance(ours, dict) else None
-    return id if isinstance(id, str) else str(point.id)
 
 
 def _all_views(embeddings: M3Embeddings) -> tuple[Tensor, SparseVectors, TokenVectors]:

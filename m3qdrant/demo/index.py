@@ -12,8 +12,8 @@ from pathlib import Path
 import platformdirs
 
 from m3qdrant.demo.corpus import stdlib_docstrings
-from m3qdrant.encode.encoder import M3Encoder
-from m3qdrant.store.sync_store import M3Store
+from m3qdrant.encode import M3Encoder
+from m3qdrant.store import M3Store
 
 __all__ = ["QUERIES", "open_demo"]
 

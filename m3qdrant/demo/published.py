@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m3qdrant import scoring
-from m3qdrant.encode.encoder import M3Encoder
+from m3qdrant.encode import M3Encoder
 
 __all__ = ["Figure", "Verification", "verify"]
 

@@ -1,1 +1,12 @@
+from .chunks import Chunk as Chunk
+from .chunks import Chunker as Chunker
+from .chunks import Item as Item
+from .chunks import read as read
+from .job import Ingest as Ingest
 from .report import IngestReport as IngestReport
+from .sources import STDIN as STDIN
+from .sources import Source as Source
+from .sources import jsonl_line as jsonl_line
+from .sources import open_sources as open_sources
+from .sources import passages as passages
+from .sources import written as written

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from m3qdrant.collection.documents import Document
+from m3qdrant.collection import Document
 from m3qdrant.errors import DocumentError
 from m3qdrant.ingest.report import IngestReport
 

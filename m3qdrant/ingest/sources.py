@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from m3qdrant.collection.documents import Document
+from m3qdrant.collection import Document
 from m3qdrant.errors import DocumentError, InputError
+from m3qdrant.files import replacing
 from m3qdrant.names import TEXT
 
 __all__ = ["STDIN", "Source", "jsonl_line", "open_sources", "passages", "written"]
@@ -124,13 +124,8 @@ def written(path: Path) -> Iterator[TextIO]:
         with path.open("w", encoding="utf-8") as file:
             yield file
         return
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+        yield file
 
 
 def passages(text: str, limit: int = _PASSAGE) -> Iterator[str]:

@@ -1,14 +1,14 @@
-"""AsyncM3Store: M3Store's methods, awaitable.
+"""AsyncM3Store: a collection of documents with BGE-M3's three vectors, for asyncio.
 
-On a server it works with AsyncQdrantClient; an embedded collection lives in a worker process
-(see edge/aio.py), since the engine holds the interpreter while it works. Encoding runs in a
-thread: torch lets the event loop go on. What is asked of Qdrant is M3Store's own (collection.py,
-ingest.py).
+Thin: the room `collection` says what is asked of Qdrant, `transport` asks it. An embedded
+collection lives in a worker process (see edge/worker/), since the engine holds the interpreter
+while it works; encoding runs in a thread, and torch lets the event loop go on.
+
+sync_store.py is made of this file by tools/unasync.py: change it here, and run that.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -17,26 +17,31 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
-from m3qdrant.collection.calls import Steps
-from m3qdrant.collection.documents import Document
-from m3qdrant.collection.filters import as_filter
-from m3qdrant.collection.hits import Hit
-from m3qdrant.collection.operations import Id, StoreInfo, as_ids
-from m3qdrant.collection.requests import Search, SearchOptions, one_query
-from m3qdrant.collection.schema import M3Schema
-from m3qdrant.encode.embeddings import M3Embeddings
-from m3qdrant.encode.encoder import M3Encoder
-from m3qdrant.ingest.chunks import Chunk, Chunker, Item, read
-from m3qdrant.ingest.job import Ingest
-from m3qdrant.ingest.report import IngestReport
-from m3qdrant.names import DEFAULT_WEIGHTS
+from m3qdrant.collection import (
+    Document,
+    Hit,
+    Id,
+    M3Schema,
+    Search,
+    SearchOptions,
+    Steps,
+    StoreInfo,
+    as_filter,
+    as_ids,
+    one_query,
+)
+from m3qdrant.ingest import IngestReport, Item
+from m3qdrant.names import LongDocuments, Mode
 from m3qdrant.progress import progress_bar
+from m3qdrant.store.async_work import ITERABLES, Lock, Runner, chunks, in_thread
 from m3qdrant.store.base import StoreBase
-from m3qdrant.transport import run as transport
-from m3qdrant.transport.run import Retries
+from m3qdrant.transport import Retries, aconnect, capabilities_of
+from m3qdrant.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from m3qdrant.encode import Encoder, M3Embeddings
 
 __all__ = ["AsyncM3Store"]
 
@@ -44,14 +49,14 @@ T = TypeVar("T")
 
 
 class AsyncM3Store(StoreBase[AsyncQdrantBase]):
-    """`M3Store` for asyncio: the same arguments, methods, results and errors.
+    """A collection of documents in Qdrant, open for adding and searching. A context manager.
+
+    Opening validates an existing collection against the encoder and the schema, or creates it.
 
         async with AsyncM3Store("data", "papers", encoder) as store:
             await store.add([{"id": "a", "text": "Attention is all you need", "year": 2017}])
-            hits = await store.search("transformers", filter={"year": {"gte": 2015}})
-
-    Opening needs the event loop, so it is done by `async with`, by `await store.open()`, or by the
-    first method that is awaited.
+            for hit in await store.search("transformers", filter={"year": {"gte": 2015}}):
+                print(hit.score, hit.text)
 
     Attributes:
         client: the AsyncQdrantClient, or the AsyncQdrantEdge, underneath; there once opened.
@@ -63,33 +68,59 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         self,
         location: str | os.PathLike[str] | AsyncQdrantBase,
         collection: str,
-        encoder: M3Encoder | None = None,
+        encoder: Encoder | None = None,
         schema: M3Schema | None = None,
         *,
         create: bool = True,
         timeout_s: float = 60.0,
         retries: Retries | None = None,
     ) -> None:
-        """Describe the store; the arguments are M3Store's.
+        """Describe the store; `open` opens it.
 
-        A client of yours is an AsyncQdrantClient or an AsyncQdrantEdge.
+        Args:
+            location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
+                mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
+                is read from QDRANT_API_KEY), or an AsyncQdrantClient or AsyncQdrantEdge of yours,
+                which stays open when the store closes.
+            collection: the collection's name.
+            encoder: for texts; without one, documents and queries must come with embeddings.
+            schema: how vectors are stored; None takes an existing collection as it is, and the
+                defaults for a new one.
+            create: make the collection where there is none. Without an encoder its widths are
+                not known, so it is made by the first `add`.
+            timeout_s: seconds that one call to a server may take.
+            retries: how long to go on where a server fails for a while; by default up to six
+                tries within two minutes.
+
+        Raises:
+            InputError: an argument is wrong.
         """
         super().__init__(location, collection, encoder, schema, create, timeout_s, retries)
-        self._opening = asyncio.Lock()
-        self._opened = False
+        self._opening = Lock()
+        # sync: self.open()
 
     async def open(self) -> Self:
-        """Open or create the collection, if that hasn't been done; see `M3Store.__init__`."""
+        """Open or create the collection, if that hasn't been done.
+
+        `async with` does it, and so does the first method that is awaited, for it needs the event
+        loop.
+
+        Raises:
+            CollectionNotFoundError: there is no such collection and `create` is False.
+            SchemaMismatchError: there is one, and it is laid out differently. Says what differs.
+            StoreLockedError: another process has the directory open.
+            ServerUnavailableError, AccessDeniedError: the server doesn't answer, or refuses.
+        """
         self._check_open()
+        if self._opened:
+            return self
         async with self._opening:
             if not self._opened:
-                # asking a server for its version waits for it
-                connecting = asyncio.to_thread(
-                    transport.connect_async, self._location, timeout_s=self._timeout_s
-                )
-                self._attach(*await connecting)
+                connected = await aconnect(self._location, timeout_s=self._timeout_s)
+                self.client, self._owned = connected
+                self._runner = Runner(self.client, str(self._collection), self._retries)
                 try:
-                    await self._arun(self._collection.open())
+                    await self._run(self._collection.open(capabilities_of(self.client)))
                 except BaseException:
                     await self.close()
                     raise
@@ -122,16 +153,43 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         *,
         embeddings: M3Embeddings | None = None,
         max_length: int = 8192,
-        long_documents: str = "pool",
+        long_documents: LongDocuments = "pool",
         prune: bool | models.Filter | Mapping[str, Any] = False,
         optimize: bool | None = None,
         progress: bool = False,
         total: int | None = None,
     ) -> IngestReport:
-        """See `M3Store.add`; `documents` may be an asynchronous iterable too.
+        """Encode and store documents. A document whose id is there already is replaced.
 
-        Cancelled, it leaves what was written, and running it again resumes.
+        The input is read, encoded and written a chunk at a time, one chunk being encoded while the
+        one before is written, so it may be any iterable, of any length. A document whose text,
+        model and options are as they were is left alone, so a second run over the same input
+        resumes the first. A document that can't be stored is left out; the others are written, and
+        the report says which failed and why.
+
+        Args:
+            documents: `Document`s, mappings, or strings (see `Document.of`).
+            embeddings: the documents' embeddings, in their order, where they were computed
+                elsewhere; then `documents` must be a sequence as long, and all are written.
+            max_length: tokens a text is cut to; the report counts the texts that were cut.
+            long_documents: what to do with a document of more ColBERT vectors than Qdrant takes
+                (1,023 at 1024-d): "pool" merges the most similar ones until they fit,
+                "truncate" keeps the first ones (the dense and the lexical view still see the whole
+                text), "error" refuses the document. The report counts them.
+            prune: remove the documents that the input no longer has, once all of it was read; a
+                filter removes only among the documents that satisfy it.
+            optimize: build the embedded engine's indexes afterwards; None decides by how much has
+                come since the last time.
+            progress: show a progress bar on stderr.
+            total: how many documents there are, for the bar, where an iterator can't say.
+
+        Raises:
+            InputError: there is neither an encoder nor embeddings, or they don't fit.
+            IngestError: Qdrant failed. What was written before stays; `.report` says what.
+            asyncio.CancelledError: what was written stays, and running it again resumes.
         """
+        from m3qdrant.ingest import Ingest  # torch, which a store that is only read needs not
+
         await self.open()
         if embeddings is None:
             self._need_encoder("documents")
@@ -145,29 +203,19 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             prune,
             optimize,
             total,
-            asynchronous=True,
+            iterables=ITERABLES,
         )
-        pending: asyncio.Task[None] | None = None
         with job.accountable(), progress_bar("storing", job.total, progress) as advance:
-            try:
-                async for chunk in _chunks(job.documents, job.chunker):
-                    plan = await self._arun(job.plan(chunk))
-                    views = await asyncio.to_thread(job.embed, plan)
-                    if pending is not None:
-                        await pending
-                    pending = asyncio.create_task(self._arun(job.write(plan, views)))
+            async with self._runner.background(self._collection.capabilities) as background:
+                async for chunk in chunks(job.documents, job.chunker):
+                    plan = await self._run(job.plan(chunk))
+                    views = await in_thread(job.embed, plan)
+                    await background.wait()
+                    await background.start(job.write(plan, views))
                     advance(job.report.received, job.encoded)
-                if pending is not None:
-                    await pending
-            except asyncio.CancelledError:
-                if pending is not None:
-                    pending.cancel()
-                raise
-            finally:
-                if pending is not None:  # let it end, also where the source has failed
-                    await asyncio.wait([pending])
+                await background.wait()
             advance(job.report.received, job.encoded)
-            await self._arun(job.finish())
+            await self._run(job.finish())
         return job.report
 
     async def delete(
@@ -176,14 +224,27 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         *,
         filter: models.Filter | Mapping[str, Any] | None = None,
     ) -> int:
-        """See `M3Store.delete`."""
+        """Delete documents by id, or those that satisfy a filter.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            InputError: neither ids nor a filter, or both.
+        """
         await self.open()
-        return await self._arun(self._collection.delete(ids, filter))
+        return await self._run(self._collection.delete(ids, filter))
 
     async def optimize(self) -> bool:
-        """See `M3Store.optimize`; on the embedded engine searches wait for its end."""
+        """Merge segments and build the indexes now, on the embedded engine; searches wait.
+
+        A server does this by itself and in-memory mode has no index: there, nothing happens.
+
+        Returns:
+            True where something was done.
+        """
         await self.open()
-        return await self._arun(self._collection.optimize())
+        return await self._run(self._collection.optimize())
 
     # -- reading
 
@@ -194,86 +255,105 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
     async def get(
         self, ids: Id | list[Id] | list[str] | tuple[Id, ...]
     ) -> Document | list[Document | None] | None:
-        """See `M3Store.get`."""
+        """The document with this id, or a list for several ids; None where there is none."""
         await self.open()
-        found = await self._arun(self._collection.get(as_ids(ids)))
+        found = await self._run(self._collection.get(as_ids(ids)))
         return found[0] if isinstance(ids, Id) else found
 
     async def documents(
         self, filter: models.Filter | Mapping[str, Any] | None = None
     ) -> AsyncIterator[Document]:
-        """See `M3Store.documents`."""
+        """All documents, or those that satisfy a filter, a page at a time, in no useful order."""
         await self.open()
-        condition, offset = as_filter(filter), None
+        condition = as_filter(filter)
+        offset: models.ExtendedPointId | None = None
         while True:
-            page, offset = await self._arun(self._collection.page(condition, offset))
+            page, offset = await self._run(self._collection.page(condition, offset))
             for document in page:
                 yield document
             if offset is None:
                 return
 
     async def count(self, filter: models.Filter | Mapping[str, Any] | None = None) -> int:
-        """See `M3Store.count`."""
+        """How many documents there are, or how many satisfy a filter. Exact."""
         await self.open()
-        return await self._arun(self._collection.count(as_filter(filter)))
+        return await self._run(self._collection.count(as_filter(filter)))
 
     async def info(self) -> StoreInfo:
-        """See `M3Store.info`."""
+        """What the collection is and holds.
+
+        Raises:
+            CollectionNotFoundError: it has not been made yet.
+        """
         await self.open()
-        return await self._arun(self._collection.info())
+        return await self._run(self._collection.info())
 
     async def search(
         self,
         query: str | M3Embeddings,
-        mode: str = "weighted",
+        mode: Mode = "weighted",
         limit: int = 10,
         candidates: int = 100,
         weights: Sequence[float] = DEFAULT_WEIGHTS,
         filter: models.Filter | Mapping[str, Any] | None = None,
         **options: Unpack[SearchOptions],
     ) -> list[Hit]:
-        """See `M3Store.search`."""
-        asked = Search(mode, limit, candidates, weights, filter, **options)
+        """The best documents for a query, best first.
+
+        Args:
+            query: a text, or the embeddings of one.
+            mode: how to rank; see the module `m3qdrant.collection.requests`.
+            limit: the most hits to return.
+            candidates: length of the dense and of the sparse top list, whose union the other modes
+                rank; raised to `limit` where smaller.
+            weights: of the dense, the lexical and the ColBERT score in mode "weighted"; relative.
+            filter: what a document must satisfy: a mapping (see `collection/filters.py`) or
+                Qdrant's own.
+            options: offset, score_threshold, group_by, group_size, diversity, with_vectors, exact,
+                ef, oversampling, components; `SearchOptions` describes them.
+
+        Raises:
+            InputError: names the argument and what is allowed.
+            UnsupportedError: the server is too old for the mode.
+            EngineError: Qdrant failed.
+        """
+        asked = Search.asked(
+            self._method("search"), mode, limit, candidates, weights, filter, **options
+        )
         (hits,) = await self._search(one_query(query), asked)
         return hits
 
     async def search_batch(
         self,
         queries: Sequence[str] | M3Embeddings,
-        mode: str = "weighted",
+        mode: Mode = "weighted",
         limit: int = 10,
         candidates: int = 100,
         weights: Sequence[float] = DEFAULT_WEIGHTS,
         filter: models.Filter | Mapping[str, Any] | None = None,
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
-        """See `M3Store.search_batch`."""
-        asked = Search(mode, limit, candidates, weights, filter, **options)
+        """`search` for several queries at once.
+
+        They are encoded in one pass and ranked in one round trip; one more fetches the component
+        scores of all hits, and `components=False` leaves it out. (Groups have no batch in Qdrant:
+        with `group_by` each query is a round trip.)
+
+        Returns:
+            For each query its hits, as `search` gives them.
+        """
+        asked = Search.asked(
+            self._method("search_batch"), mode, limit, candidates, weights, filter, **options
+        )
         return await self._search(queries, asked)
 
     # -- inside
 
     async def _search(self, queries: Any, search: Search) -> list[list[Hit]]:
         await self.open()
-        embedded = await asyncio.to_thread(self._embed_queries, queries)
-        return await self._arun(self._collection.search(embedded, search))
+        embeddings = await in_thread(self._embed_queries, queries)
+        return await self._run(self._collection.search(embeddings, search))
 
-    async def _arun(self, steps: Steps[T]) -> T:
+    async def _run(self, steps: Steps[T]) -> T:
         self._check_open()
-        return await transport.arun(
-            self.client, steps, where=str(self._collection), retries=self._retries
-        )
-
-
-async def _chunks(documents: Any, chunker: Chunker) -> AsyncIterator[Chunk]:
-    """`ingest.read` for either kind of iterable; a blocking one is read in a thread."""
-    if isinstance(documents, AsyncIterable):
-        async for item in documents:
-            if (chunk := chunker.push(item)) is not None:
-                yield chunk
-        if (chunk := chunker.rest()) is not None:
-            yield chunk
-        return
-    chunks = read(documents, chunker)
-    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        yield chunk
+        return await self._runner.run(steps)

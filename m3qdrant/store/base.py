@@ -1,20 +1,20 @@
-"""What M3Store and AsyncM3Store share beside their operations: a client, an encoder, an end."""
+"""What M3Store and AsyncM3Store share: what they were opened with, checked, and the collection."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection.operations import Collection
-from m3qdrant.collection.requests import check_queries
-from m3qdrant.collection.schema import M3Schema, ModelId
-from m3qdrant.encode.embeddings import M3Embeddings
-from m3qdrant.encode.encoder import M3Encoder
+from m3qdrant import transport
+from m3qdrant.collection import Collection, M3Schema, ModelId, check_queries
+from m3qdrant.encode import check_encoder
 from m3qdrant.errors import InputError, StoreClosedError
-from m3qdrant.transport import run as transport
-from m3qdrant.transport.run import Retries
+from m3qdrant.transport import Retries
+
+if TYPE_CHECKING:  # a store that is only read needs no torch
+    from m3qdrant.encode import Encoder, M3Embeddings
 
 __all__ = ["StoreBase"]
 
@@ -25,7 +25,7 @@ class StoreBase(Generic[C]):
     """A client and a collection behind it.
 
     Attributes:
-        client: the Qdrant client or embedded engine underneath.
+        client: the Qdrant client or embedded engine underneath; there once the store is open.
         collection: the collection's name.
         encoder: what encodes documents and queries; None where the caller brings embeddings.
     """
@@ -36,7 +36,7 @@ class StoreBase(Generic[C]):
         self,
         location: Any,
         collection: str,
-        encoder: M3Encoder | None,
+        encoder: Encoder | None,
         schema: M3Schema | None,
         create: bool,
         timeout_s: float,
@@ -44,44 +44,39 @@ class StoreBase(Generic[C]):
     ) -> None:
         if not isinstance(collection, str) or not collection:
             raise InputError("the collection's name is empty")
-        if encoder is not None and not isinstance(encoder, M3Encoder):
-            raise InputError(
-                f"encoder is {type(encoder).__name__}: make one with M3Encoder.from_pretrained"
-            )
         if schema is not None and not isinstance(schema, M3Schema):
             raise InputError(f"schema is {type(schema).__name__}: give an M3Schema")
         if not isinstance(timeout_s, int | float) or not timeout_s > 0:
             raise InputError(f"timeout_s is {timeout_s!r}: give a number of seconds")
         self.collection = collection
-        self.encoder = encoder
+        self.encoder = None if encoder is None else check_encoder(encoder)
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
         self._location = location
+        self._opened = False
         self._closed = False
         self._owned = False
         self._collection = Collection(
             collection,
             transport.describe(location),
             schema=schema,
-            model=ModelId(encoder.name, encoder.fingerprint) if encoder else None,
-            widths=(encoder.dim, encoder.colbert_dim) if encoder else None,
+            model=ModelId(encoder.name, encoder.fingerprint) if encoder is not None else None,
+            widths=(encoder.dim, encoder.colbert_dim) if encoder is not None else None,
             create=create,
         )
 
-    def _attach(self, client: C, owned: bool) -> None:
-        """Work with this client from now on."""
-        self.client = client
-        self._owned = owned
-        self._collection.engine = transport.engine_of(client)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._collection.location!r}, {self.collection!r})"
+
+    def _method(self, name: str) -> str:
+        """A method as Python's own errors name it."""
+        return f"{type(self).__name__}.{name}"
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError(f"the store of {self.collection!r} is closed; open a new one")
 
-    def _need_encoder(self, what: str) -> M3Encoder:
+    def _need_encoder(self, what: str) -> Encoder:
         if self.encoder is None:
             raise InputError(
                 f"this store has no encoder for {what}: open it with "
@@ -90,6 +85,8 @@ class StoreBase(Generic[C]):
         return self.encoder
 
     def _embed_queries(self, queries: Any) -> M3Embeddings:
+        from m3qdrant.encode import M3Embeddings
+
         checked = check_queries(queries)
         if isinstance(checked, M3Embeddings):
             return checked

@@ -1,40 +1,44 @@
+# made of m3qdrant/store/async_store.py by tools/unasync.py: change that file, and run it again
 """M3Store: a collection of documents with BGE-M3's three vectors, searched with all of them.
 
-Thin: collection.py and ingest.py say what is asked of Qdrant, transport.py asks it.
+Thin: the room `collection` says what is asked of Qdrant, `transport` asks it.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection.calls import Steps
-from m3qdrant.collection.documents import Document
-from m3qdrant.collection.filters import as_filter
-from m3qdrant.collection.hits import Hit
-from m3qdrant.collection.operations import Id, StoreInfo, as_ids
-from m3qdrant.collection.requests import Search, SearchOptions, one_query
-from m3qdrant.collection.schema import M3Schema
-from m3qdrant.encode.embeddings import M3Embeddings
-from m3qdrant.encode.encoder import M3Encoder
-from m3qdrant.ingest.chunks import Item, read
-from m3qdrant.ingest.job import Ingest
-from m3qdrant.ingest.report import IngestReport
-from m3qdrant.names import DEFAULT_WEIGHTS
+from m3qdrant.collection import (
+    Document,
+    Hit,
+    Id,
+    M3Schema,
+    Search,
+    SearchOptions,
+    Steps,
+    StoreInfo,
+    as_filter,
+    as_ids,
+    one_query,
+)
+from m3qdrant.ingest import IngestReport, Item
+from m3qdrant.names import LongDocuments, Mode
 from m3qdrant.progress import progress_bar
 from m3qdrant.store.base import StoreBase
-from m3qdrant.transport import run as transport
-from m3qdrant.transport.run import Retries
+from m3qdrant.store.sync_work import ITERABLES, Lock, Runner, chunks, in_thread
+from m3qdrant.transport import Retries, capabilities_of, connect
+from m3qdrant.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from m3qdrant.encode import Encoder, M3Embeddings
 
 __all__ = ["M3Store"]
 
@@ -46,7 +50,7 @@ class M3Store(StoreBase[QdrantBase]):
 
     Opening validates an existing collection against the encoder and the schema, or creates it.
 
-        with M3Store("data", "papers", encoder=M3Encoder.from_pretrained("m3-tiny")) as store:
+        with M3Store("data", "papers", encoder) as store:
             store.add([{"id": "a", "text": "Attention is all you need", "year": 2017}])
             for hit in store.search("transformers", filter={"year": {"gte": 2015}}):
                 print(hit.score, hit.text)
@@ -61,7 +65,7 @@ class M3Store(StoreBase[QdrantBase]):
         self,
         location: str | os.PathLike[str] | QdrantBase,
         collection: str,
-        encoder: M3Encoder | None = None,
+        encoder: Encoder | None = None,
         schema: M3Schema | None = None,
         *,
         create: bool = True,
@@ -73,8 +77,8 @@ class M3Store(StoreBase[QdrantBase]):
         Args:
             location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
                 mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
-                is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of yours, which
-                stays open when the store closes.
+                is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of yours,
+                which stays open when the store closes.
             collection: the collection's name.
             encoder: for texts; without one, documents and queries must come with embeddings.
             schema: how vectors are stored; None takes an existing collection as it is, and the
@@ -82,26 +86,40 @@ class M3Store(StoreBase[QdrantBase]):
             create: make the collection where there is none. Without an encoder its widths are
                 not known, so it is made by the first `add`.
             timeout_s: seconds that one call to a server may take.
-            retries: how long to go on where a server fails for a while (see transport.py); by
-                default up to six tries within two minutes.
+            retries: how long to go on where a server fails for a while; by default up to six
+                tries within two minutes.
 
         Raises:
+            InputError: an argument is wrong.
             CollectionNotFoundError: there is no such collection and `create` is False.
-            SchemaMismatchError: there is one, and it is laid out differently. Says what differs.
+            SchemaMismatchError: there is one, laid out differently. Says what differs.
             StoreLockedError: another process has the directory open.
             ServerUnavailableError, AccessDeniedError: the server doesn't answer, or refuses.
         """
         super().__init__(location, collection, encoder, schema, create, timeout_s, retries)
-        self._stop = threading.Event()
-        self._attach(*transport.connect(location, timeout_s=timeout_s))
-        try:
-            self._run(self._collection.open())
-        except BaseException:
-            self.close()
-            raise
+        self._opening = Lock()
+        self.open()
+
+    def open(self) -> Self:
+        """Open or create the collection; it has been done when the store was made."""
+        self._check_open()
+        if self._opened:
+            return self
+        with self._opening:
+            if not self._opened:
+                connected = connect(self._location, timeout_s=self._timeout_s)
+                self.client, self._owned = connected
+                self._runner = Runner(self.client, str(self._collection), self._retries)
+                try:
+                    self._run(self._collection.open(capabilities_of(self.client)))
+                except BaseException:
+                    self.close()
+                    raise
+                self._opened = True
+        return self
 
     def __enter__(self) -> Self:
-        return self
+        return self.open()
 
     def __exit__(
         self,
@@ -126,7 +144,7 @@ class M3Store(StoreBase[QdrantBase]):
         *,
         embeddings: M3Embeddings | None = None,
         max_length: int = 8192,
-        long_documents: str = "pool",
+        long_documents: LongDocuments = "pool",
         prune: bool | models.Filter | Mapping[str, Any] = False,
         optimize: bool | None = None,
         progress: bool = False,
@@ -161,7 +179,9 @@ class M3Store(StoreBase[QdrantBase]):
             IngestError: Qdrant failed. What was written before stays; `.report` says what.
             IngestInterrupted: Ctrl-C (a KeyboardInterrupt). What was under way has been finished.
         """
-        self._check_open()
+        from m3qdrant.ingest import Ingest  # torch, which a store that is only read needs not
+
+        self.open()
         if embeddings is None:
             self._need_encoder("documents")
         job = Ingest(
@@ -174,15 +194,15 @@ class M3Store(StoreBase[QdrantBase]):
             prune,
             optimize,
             total,
+            iterables=ITERABLES,
         )
-        threaded = self._collection.engine != "memory"  # which bears one thread only
         with job.accountable(), progress_bar("storing", job.total, progress) as advance:
-            with _Background(threaded, self._stop) as background:
-                for chunk in read(job.documents, job.chunker):
+            with self._runner.background(self._collection.capabilities) as background:
+                for chunk in chunks(job.documents, job.chunker):
                     plan = self._run(job.plan(chunk))
-                    views = job.embed(plan)
+                    views = in_thread(job.embed, plan)
                     background.wait()
-                    background.start(self._run, job.write(plan, views))
+                    background.start(job.write(plan, views))
                     advance(job.report.received, job.encoded)
                 background.wait()
             advance(job.report.received, job.encoded)
@@ -203,6 +223,7 @@ class M3Store(StoreBase[QdrantBase]):
         Raises:
             InputError: neither ids nor a filter, or both.
         """
+        self.open()
         return self._run(self._collection.delete(ids, filter))
 
     def optimize(self) -> bool:
@@ -213,6 +234,7 @@ class M3Store(StoreBase[QdrantBase]):
         Returns:
             True where something was done.
         """
+        self.open()
         return self._run(self._collection.optimize())
 
     # -- reading
@@ -225,6 +247,7 @@ class M3Store(StoreBase[QdrantBase]):
         self, ids: Id | list[Id] | list[str] | tuple[Id, ...]
     ) -> Document | list[Document | None] | None:
         """The document with this id, or a list for several ids; None where there is none."""
+        self.open()
         found = self._run(self._collection.get(as_ids(ids)))
         return found[0] if isinstance(ids, Id) else found
 
@@ -232,15 +255,19 @@ class M3Store(StoreBase[QdrantBase]):
         self, filter: models.Filter | Mapping[str, Any] | None = None
     ) -> Iterator[Document]:
         """All documents, or those that satisfy a filter, a page at a time, in no useful order."""
-        condition, offset = as_filter(filter), None
+        self.open()
+        condition = as_filter(filter)
+        offset: models.ExtendedPointId | None = None
         while True:
             page, offset = self._run(self._collection.page(condition, offset))
-            yield from page
+            for document in page:
+                yield document
             if offset is None:
                 return
 
     def count(self, filter: models.Filter | Mapping[str, Any] | None = None) -> int:
         """How many documents there are, or how many satisfy a filter. Exact."""
+        self.open()
         return self._run(self._collection.count(as_filter(filter)))
 
     def info(self) -> StoreInfo:
@@ -249,12 +276,13 @@ class M3Store(StoreBase[QdrantBase]):
         Raises:
             CollectionNotFoundError: it has not been made yet.
         """
+        self.open()
         return self._run(self._collection.info())
 
     def search(
         self,
         query: str | M3Embeddings,
-        mode: str = "weighted",
+        mode: Mode = "weighted",
         limit: int = 10,
         candidates: int = 100,
         weights: Sequence[float] = DEFAULT_WEIGHTS,
@@ -265,28 +293,31 @@ class M3Store(StoreBase[QdrantBase]):
 
         Args:
             query: a text, or the embeddings of one.
-            mode: "dense", "sparse", "colbert", "rrf", "dbsf" or "weighted"; query.py defines them.
+            mode: how to rank; see the module `m3qdrant.collection.requests`.
             limit: the most hits to return.
             candidates: length of the dense and of the sparse top list, whose union the other modes
                 rank; raised to `limit` where smaller.
             weights: of the dense, the lexical and the ColBERT score in mode "weighted"; relative.
-            filter: what a document must satisfy: a mapping (see filters.py) or Qdrant's own.
+            filter: what a document must satisfy: a mapping (see `collection/filters.py`) or
+                Qdrant's own.
             options: offset, score_threshold, group_by, group_size, diversity, with_vectors, exact,
-                ef, oversampling, components; `query.SearchOptions` describes them.
+                ef, oversampling, components; `SearchOptions` describes them.
 
         Raises:
             InputError: names the argument and what is allowed.
             UnsupportedError: the server is too old for the mode.
             EngineError: Qdrant failed.
         """
-        asked = Search(mode, limit, candidates, weights, filter, **options)
+        asked = Search.asked(
+            self._method("search"), mode, limit, candidates, weights, filter, **options
+        )
         (hits,) = self._search(one_query(query), asked)
         return hits
 
     def search_batch(
         self,
         queries: Sequence[str] | M3Embeddings,
-        mode: str = "weighted",
+        mode: Mode = "weighted",
         limit: int = 10,
         candidates: int = 100,
         weights: Sequence[float] = DEFAULT_WEIGHTS,
@@ -302,55 +333,18 @@ class M3Store(StoreBase[QdrantBase]):
         Returns:
             For each query its hits, as `search` gives them.
         """
-        asked = Search(mode, limit, candidates, weights, filter, **options)
+        asked = Search.asked(
+            self._method("search_batch"), mode, limit, candidates, weights, filter, **options
+        )
         return self._search(queries, asked)
 
     # -- inside
 
     def _search(self, queries: Any, search: Search) -> list[list[Hit]]:
-        self._check_open()
-        return self._run(self._collection.search(self._embed_queries(queries), search))
+        self.open()
+        embeddings = in_thread(self._embed_queries, queries)
+        return self._run(self._collection.search(embeddings, search))
 
     def _run(self, steps: Steps[T]) -> T:
         self._check_open()
-        return transport.run(
-            self.client,
-            steps,
-            where=str(self._collection),
-            retries=self._retries,
-            stop=self._stop,
-        )
-
-
-class _Background:
-    """One thing at a time, behind the back of the thread that encodes."""
-
-    def __init__(self, threaded: bool, stop: threading.Event) -> None:
-        """Without `threaded` things are done at once; `stop` ends their waiting after Ctrl-C."""
-        self._executor = ThreadPoolExecutor(1, "m3qdrant-writer") if threaded else None
-        self._pending: Future[Any] | None = None
-        self._stop = stop
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let what is under way end, also after an error or Ctrl-C."""
-        if self._executor is None:
-            return
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._stop.set()
-        self._executor.shutdown(wait=True)
-        self._stop.clear()
-
-    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
-        if self._executor is None:
-            function(*arguments)
-        else:
-            self._pending = self._executor.submit(function, *arguments)
-
-    def wait(self) -> None:
-        """Wait for what was started, and raise its error."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        return self._runner.run(steps)

@@ -1,1 +1,13 @@
-from .run import Retries as Retries
+from .connecting import TIMEOUT_S as TIMEOUT_S
+from .connecting import aconnect as aconnect
+from .connecting import connect as connect
+from .connecting import describe as describe
+from .engines import capabilities_of as capabilities_of
+from .failures import as_ours as as_ours
+from .retries import Retries as Retries
+from .running import aask as aask
+from .running import adrive as adrive
+from .running import arun as arun
+from .running import ask as ask
+from .running import drive as drive
+from .running import run as run

@@ -1,12 +1,13 @@
 """Looks at a location for what is wrong, or soon will be. It reads, and writes nothing.
 
-`ask` is an operation (see calls.py) that collects what Qdrant says of one collection, for the
-rules of findings.py to judge. `examine` opens the location, asks for each collection, and looks at
-what lies around them: versions, locks, files, space.
+`facts` is an operation (see `collection/calls.py`) that collects what Qdrant says of one
+collection, for the rules of findings.py to judge. `examine` opens the location, asks for each
+collection, and looks at what lies around them: versions, locks, files, space.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -17,11 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qdrant_client import models
+from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 from rich.filesize import decimal
 
-from m3qdrant.collection.calls import Call, Steps
-from m3qdrant.collection.versions import FEATURES, supports
+from m3qdrant.collection import FEATURES, Capabilities, Steps, calls, supports
 from m3qdrant.errors import (
     CollectionNotFoundError,
     InputError,
@@ -29,10 +30,10 @@ from m3qdrant.errors import (
     StoreLockedError,
 )
 from m3qdrant.names import MODES
-from m3qdrant.transport import run as transport
 from m3qdrant.upkeep.findings import Facts, Finding, judge
+from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
 
-__all__ = ["ask", "disk_space", "examine", "server_version", "size_on_disk"]
+__all__ = ["aexamine", "disk_space", "examine", "facts", "server_version", "size_on_disk"]
 
 _SAMPLE = 200
 """Points whose payload is looked at, the first in the order of their ids, which are hashes."""
@@ -57,20 +58,37 @@ def examine(
     Raises:
         InputError: it is no location, or an in-memory one.
     """
-    if location == ":memory:":
-        raise InputError("':memory:' is empty when it is opened: give a directory or a URL")
+    _refuse_memory(location)
     findings = [*_versions()]
     try:
-        client, owned = transport.connect(location)
+        with side(location, None, None) as place:
+            findings += _directory_of(place)
+            return findings + drive(_examination(place, collection))
     except InputError:
         raise
     except M3QdrantError as error:
         return [*findings, _failure(error)]
+
+
+async def aexamine(
+    location: str | os.PathLike[str] | AsyncQdrantBase, collection: str | None = None
+) -> list[Finding]:
+    """`examine` for asyncio."""
+    _refuse_memory(location)
+    findings = [*_versions()]
     try:
-        return [*findings, *_location(client, location), *_collections(client, collection)]
-    finally:
-        if owned:
-            client.close()
+        async with aside(location, None, None) as place:
+            findings += await asyncio.to_thread(_directory_of, place)
+            return findings + await adrive(_examination(place, collection))
+    except InputError:
+        raise
+    except M3QdrantError as error:
+        return [*findings, _failure(error)]
+
+
+def _refuse_memory(location: object) -> None:
+    if location == ":memory:":
+        raise InputError("':memory:' is empty when it is opened: give a directory or a URL")
 
 
 def _failure(error: M3QdrantError, collection: str | None = None) -> Finding:
@@ -92,14 +110,9 @@ def _versions() -> Iterator[Finding]:
     yield Finding("ok", ", ".join(found))
 
 
-def _location(client: QdrantBase, location: object) -> Iterator[Finding]:
-    engine = transport.engine_of(client)
-    if engine == "embedded":
-        yield from _directory(client.path)  # type: ignore[attr-defined]
-    elif engine == "server":
-        yield from _key(str(location), os.environ)
-        info = transport.run(client, _once("info"), where=transport.describe(location))
-        yield from server_version(str(info.version))
+def _directory_of(place: Side[Any]) -> list[Finding]:
+    """What is found in the directory of an engine that has one."""
+    return [*_directory(place.client.path)] if place.capabilities.directory else []
 
 
 def _directory(root: Path) -> Iterator[Finding]:
@@ -176,71 +189,66 @@ def size_on_disk(path: Path) -> int:
     return total
 
 
-# -- a collection
+# -- what is asked
 
 
-def _once(method: str, **arguments: Any) -> Steps[Any]:
-    return (yield Call(method, arguments))
-
-
-def _collections(client: QdrantBase, wanted: str | None) -> Iterator[Finding]:
-    engine, where = transport.engine_of(client), "the location"
+def _examination(place: Side[Any], wanted: str | None) -> Directed[list[Finding]]:
+    """All that the location's client is asked."""
+    found: list[Finding] = []
+    if place.capabilities.remote:
+        found += _key(place.location, os.environ)
+        version = yield from place.ask(calls.info())
+        found += server_version(version.version)
     try:
-        answer = transport.run(client, _once("get_collections"), where=where)
-        names = sorted(found.name for found in answer.collections)
-        if wanted is not None and wanted not in names:
-            there = f"those there are {', '.join(names)}" if names else "there are none"
-            raise CollectionNotFoundError(f"no collection {wanted!r}; {there}")
+        answer = yield from place.ask(calls.get_collections())
     except M3QdrantError as error:
-        yield _failure(error, wanted)
-        return
+        return [*found, _failure(error, wanted)]
+    names = sorted(each.name for each in answer.collections)
+    if wanted is not None and wanted not in names:
+        there = f"those there are {', '.join(names)}" if names else "there are none"
+        missing = CollectionNotFoundError(f"no collection {wanted!r}; {there}")
+        return [*found, _failure(missing, wanted)]
     if not names:
-        yield Finding("note", "there are no collections", "make one with m3qdrant ingest")
+        found.append(Finding("note", "there are no collections", "make one with m3qdrant ingest"))
     for name in names if wanted is None else [wanted]:
-        try:
-            facts = transport.run(client, ask(name, engine), where=f"collection {name!r}")
-        except StoreLockedError as error:
-            yield Finding(
-                "warning",
-                str(error),
-                "look again when it is closed there; nothing of it could be looked at",
-                name,
-            )
-        except M3QdrantError as error:
-            yield _failure(error, name)
-        else:
-            yield from judge(facts)
+        found += yield from _collection(place, name)
+    return found
 
 
-def ask(name: str, engine: str) -> Steps[Facts]:
+def _collection(place: Side[Any], name: str) -> Directed[list[Finding]]:
+    try:
+        return judge((yield from place.ask(facts(name, place.capabilities))))
+    except StoreLockedError as error:
+        remedy = "look again when it is closed there; nothing of it could be looked at"
+        return [Finding("warning", str(error), remedy, name)]
+    except M3QdrantError as error:
+        return [_failure(error, name)]
+
+
+def facts(name: str, capabilities: Capabilities) -> Steps[Facts]:
     """What Qdrant says of a collection, in a few calls."""
-
-    def call(method: str, **arguments: Any) -> Call:
-        return Call(method, {"collection_name": name, **arguments})
-
-    info = yield call("get_collection")
-    count = yield call("count", exact=True)
-    sample, _ = yield call("scroll", limit=_SAMPLE, with_payload=True, with_vectors=False)
-    facts = Facts(name, engine, info, int(count.count), sample)
+    info = yield from calls.get_collection(name)
+    points = (yield from calls.count(name)).count
+    sample, _ = yield from calls.scroll(name, limit=_SAMPLE, with_payload=True)
+    found = Facts(name, capabilities, info, points, sample)
     long_sample: Sequence[models.Record] = ()
-    if facts.multivectors:
-        long_sample, _ = yield call(
-            "scroll",
+    if found.multivectors:
+        long_sample, _ = yield from calls.scroll(
+            name,
             limit=_LONG_SAMPLE,
-            with_payload=False,
-            with_vectors=True if "" in facts.multivectors else list(facts.multivectors),
+            with_vectors=True if "" in found.multivectors else list(found.multivectors),
         )
     unindexed, nodes = 0, None
-    if engine == "embedded":
-        unindexed = yield call("unindexed")
-    if engine == "server":
+    if capabilities.optimizes:
+        unindexed = yield from calls.unindexed(name)
+    if capabilities.remote:
         nodes = yield from _nodes()
-    return Facts(name, engine, info, int(count.count), sample, long_sample, int(unindexed), nodes)
+    return Facts(name, capabilities, info, points, sample, long_sample, unindexed, nodes)
 
 
 def _nodes() -> Steps[int | None]:
     try:
-        status = yield Call("cluster_status")
+        status = yield from calls.cluster_status()
     except M3QdrantError:  # a key for one collection only may not ask
         return None
     peers = getattr(status, "peers", None)

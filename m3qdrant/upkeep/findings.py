@@ -12,9 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from qdrant_client import models
 
-from m3qdrant.collection.operations import OPTIMIZE_POINTS
-from m3qdrant.collection.provenance import Provenance
-from m3qdrant.collection.schema import Layout
+from m3qdrant.collection import OPTIMIZE_POINTS, Capabilities, Layout, Provenance
 from m3qdrant.limits import most_tokens
 from m3qdrant.names import MIGRATION, OURS, TEXT
 
@@ -47,17 +45,18 @@ class Facts:
 
     Attributes:
         name: the collection's.
-        engine: "embedded", "memory" or "server".
+        capabilities: what can be asked of the engine.
         info: its configuration and state.
         points: how many it holds.
         sample: some points with payload, without vectors.
         long_sample: some points with multivectors only; empty where there are none.
-        unindexed: on the embedded engine, points that a dense search reads one by one.
+        unindexed: where the engine builds its indexes when told to, points that a dense search
+            reads one by one.
         nodes: of a cluster, how many nodes it has; None elsewhere.
     """
 
     name: str
-    engine: str
+    capabilities: Capabilities
     info: models.CollectionInfo
     points: int
     sample: Sequence[models.Record]
@@ -131,7 +130,7 @@ def _health(facts: Facts) -> Iterator[Finding]:
 
 
 def _unindexed(facts: Facts) -> Iterator[Finding]:
-    if facts.engine == "embedded" and facts.unindexed >= OPTIMIZE_POINTS:
+    if facts.capabilities.optimizes and facts.unindexed >= OPTIMIZE_POINTS:
         yield Finding(
             "warning",
             f"{facts.unindexed:,} of {facts.points:,} points are in no index and are read one by "
@@ -146,11 +145,11 @@ def _graph(facts: Facts) -> Iterator[Finding]:
     for name, vector in facts.multivectors.items():
         own = vector.hnsw_config
         m = own.m if own is not None and own.m is not None else general.m
-        if m == 0 or facts.engine == "memory":
+        if m == 0 or not facts.capabilities.indexes:
             continue
         remedy = (
             "ingest into a new collection with colbert_hnsw=False, the default"
-            if facts.engine == "embedded"
+            if not facts.capabilities.alters
             else f"client.update_collection({facts.name!r}, vectors_config={{{name!r}: "
             "models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=0))})"
         )
@@ -243,7 +242,7 @@ def _models(facts: Facts) -> Iterator[Finding]:
 
 def _fields(facts: Facts) -> Iterator[Finding]:
     """Payload fields without an index, which a filter would have to read point by point."""
-    if facts.engine == "memory":
+    if not facts.capabilities.indexes:
         return
     indexed = facts.info.payload_schema or {}
     missing = {
@@ -332,7 +331,8 @@ def _tenant(facts: Facts) -> Iterator[Finding]:
         return
     tenant = facts.layout.schema.tenant
     index = (facts.info.payload_schema or {}).get(tenant)
-    if facts.engine != "memory" and getattr(index and index.params, "is_tenant", None) is not True:
+    is_one = getattr(index and index.params, "is_tenant", None) is True
+    if facts.capabilities.indexes and not is_one:
         yield Finding(
             "error" if index is None else "warning",
             f"the tenant key {tenant!r} is not indexed as one: each search reads all tenants'",
@@ -341,7 +341,7 @@ def _tenant(facts: Facts) -> Iterator[Finding]:
 
 
 def _copies(facts: Facts) -> Iterator[Finding]:
-    if facts.engine != "server" or facts.nodes is None or facts.nodes < 2:
+    if not facts.capabilities.remote or facts.nodes is None or facts.nodes < 2:
         return
     params = facts.info.config.params
     replicas, agree = params.replication_factor or 1, params.write_consistency_factor or 1

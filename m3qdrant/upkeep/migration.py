@@ -16,19 +16,19 @@ Nothing is ever deleted, at either side.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qdrant_client import models
+from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection.batches import batches_by_size, json_size
-from m3qdrant.collection.calls import Call, Steps
-from m3qdrant.collection.operations import OPTIMIZE_POINTS
+from m3qdrant.collection import OPTIMIZE_POINTS, batches_by_size, calls, json_size
 from m3qdrant.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -37,18 +37,15 @@ from m3qdrant.errors import (
     SchemaMismatchError,
     UnsupportedError,
 )
-from m3qdrant.names import METADATA, MIGRATION
-from m3qdrant.progress import progress_bar
-from m3qdrant.transport import run as transport
-from m3qdrant.transport.run import Retries
+from m3qdrant.names import MIGRATION
+from m3qdrant.progress import Advance, progress_bar
+from m3qdrant.transport import Retries
 from m3qdrant.upkeep.equality import Rounding, StoredPoint, rounding
+from m3qdrant.upkeep.likeness import differences, kinds_of, metadata_of, settings_of
+from m3qdrant.upkeep.outcome import MigrationReport
+from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
 
-__all__ = [
-    "MigrationReport",
-    "create_arguments",
-    "differences",
-    "migrate",
-]
+__all__ = ["amigrate", "migrate"]
 
 _FIRST_PAGE = 2
 _PAGE_BYTES = 16_000_000
@@ -63,88 +60,6 @@ many are compared again, at most, when a copy resumes."""
 _IDS = 1_000  # ids a page, where there are only ids
 
 _MODULUS = 2**128  # of the checksum
-
-
-@dataclass
-class MigrationReport:
-    """What `migrate` did, and what it found when it read both sides once more.
-
-    Attributes:
-        source: the collection that was copied, in words.
-        target: the collection it was copied to, in words.
-        copied: points written by this run.
-        unchanged: points that this run found at the target, and the same.
-        resumed: whether this run went on from where an earlier one was cut off.
-        source_points: points at the source, counted at the end.
-        target_points: points at the target, counted at the end.
-        rounded: points that are equal but for the rounding of vectors that the target's engine
-            does and the source's doesn't, or for a second normalisation under cosine distance.
-        missing: ids of points that the target lacks.
-        different: ids of points whose payload or vectors differ.
-        extra: ids of points that the source lacks.
-        source_checksum: of the ids, payloads and exact vectors of the source's points.
-        target_checksum: of the same points as the target has them; equal where nothing is rounded,
-            missing or different.
-    """
-
-    source: str
-    target: str
-    copied: int = 0
-    unchanged: int = 0
-    resumed: bool = False
-    source_points: int = 0
-    target_points: int = 0
-    rounded: int = 0
-    missing: list[models.ExtendedPointId] = field(default_factory=list)
-    different: list[models.ExtendedPointId] = field(default_factory=list)
-    extra: list[models.ExtendedPointId] = field(default_factory=list)
-    source_checksum: str = ""
-    target_checksum: str = ""
-
-    @property
-    def verified(self) -> bool:
-        """Whether both sides hold the same points."""
-        return not (self.missing or self.different or self.extra) and (
-            self.source_points == self.target_points
-        )
-
-    def __str__(self) -> str:
-        """One line on the work and one on the verification, with the remedy where it failed."""
-        resumed = ", resumed" if self.resumed else ""
-        lines = [
-            f"{self.source} to {self.target}: {self.copied} points copied, {self.unchanged} there "
-            f"already{resumed}"
-        ]
-        if self.verified:
-            rounded = f", {self.rounded} of them but for rounding" if self.rounded else ""
-            lines.append(
-                f"verified: {self.target_points} points, each the same at both sides{rounded} "
-                f"(checksum {self.target_checksum})"
-            )
-            return "\n".join(lines)
-        lines.append(
-            f"NOT the same: {self.source_points} points at the source, "
-            f"{self.target_points} at the target"
-        )
-        for ids, what, remedy in (
-            (self.missing, "missing at the target", "run it again"),
-            (self.different, "different at the target", "run it again, with no writer at work"),
-            (
-                self.extra,
-                "at the target only",
-                "delete them there, or migrate into a new collection",
-            ),
-        ):
-            if ids:
-                shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-                lines.append(f"{len(ids)} {what} ({shown}): {remedy}")
-        if not (self.missing or self.different or self.extra):
-            lines.append("points came or went during the verification: run it again")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return {**vars(self), "verified": self.verified}
 
 
 def migrate(
@@ -180,128 +95,147 @@ def migrate(
         UnsupportedError: the source's points lie under shard keys of the user's own.
         EngineError: Qdrant failed at either side. What was copied stays; run it again.
     """
+    _check(source, target, batch)
+    with (
+        side(source, collection, retries) as one,
+        side(target, target_collection or collection, retries) as two,
+    ):
+        work = _Migration(one, two, batch, progress)
+        try:
+            return drive(work.steps())
+        except KeyboardInterrupt:
+            with contextlib.suppress(M3QdrantError):
+                drive(work.leave())
+            raise
+
+
+async def amigrate(
+    source: str | os.PathLike[str] | AsyncQdrantBase,
+    target: str | os.PathLike[str] | AsyncQdrantBase,
+    collection: str,
+    target_collection: str | None = None,
+    *,
+    batch: int = 256,
+    progress: bool = False,
+    retries: Retries | None = None,
+) -> MigrationReport:
+    """`migrate` for asyncio. Cancelled, it leaves what was copied: run it again for the rest."""
+    _check(source, target, batch)
+    async with (
+        aside(source, collection, retries) as one,
+        aside(target, target_collection or collection, retries) as two,
+    ):
+        work = _Migration(one, two, batch, progress)
+        try:
+            return await adrive(work.steps())
+        except asyncio.CancelledError:
+            with contextlib.suppress(M3QdrantError):
+                await adrive(work.leave())
+            raise
+
+
+def _check(source: object, target: object, batch: object) -> None:
     if not isinstance(batch, int) or batch < 1:
         raise InputError(f"batch must be a whole number from 1, not {batch!r}")
     for place in (source, target):
         if place == ":memory:":
             raise InputError("':memory:' ends with the call: pass a client, a directory or a URL")
-    target_collection, retries = target_collection or collection, retries or Retries()
-    with contextlib.ExitStack() as stack:
-        one = stack.enter_context(_Side.open(source, collection, retries))
-        two = stack.enter_context(_Side.open(target, target_collection, retries))
-        if one.place == two.place and collection == target_collection:
-            raise InputError(f"{one} is both source and target: choose another name or place")
-        report = MigrationReport(str(one), str(two))
-        info = _source_info(one)
-        found = _prepare_target(one, two, info)
+
+
+class _Migration:
+    """One run: its operations, and how far it has come."""
+
+    def __init__(self, source: Side[Any], target: Side[Any], batch: int, progress: bool) -> None:
+        self._source = source
+        self._target = target
+        self._batch = batch
+        self._progress = progress
+        self._report = MigrationReport(str(source), str(target))
+        self._cursor: dict[str, Any] | None = None  # while points are copied
+
+    def steps(self) -> Directed[MigrationReport]:
+        """All of it."""
+        source, target = self._source, self._target
+        if source.place == target.place and source.name == target.name:
+            raise InputError(f"{source} is both source and target: choose another name or place")
+        info = yield from _source_info(source)
+        found = yield from _prepare_target(source, target, info)
         allowed = rounding(found.config.params)
-        with progress_bar("copying", _count(one), progress, "points") as advance:
-            for done in _copy(one, two, found, allowed, batch, report):
-                advance(done)
-        with progress_bar("verifying", _count(one), progress, "points") as advance:
-            for done in _verify(one, two, allowed, batch, report):
-                advance(done)
-        _index(two)
-    return report
+        with self._bar("copying", (yield from _count(source))) as advance:
+            yield from self._copy(found, allowed, advance)
+        with self._bar("verifying", (yield from _count(source))) as advance:
+            yield from self._verify(allowed, advance)
+        yield from _index(target)
+        return self._report
 
+    def leave(self) -> Directed[None]:
+        """Where it was interrupted while it copied: leave the cursor, for the next run."""
+        if self._cursor is not None:
+            yield from self._target.ask(calls.update_collection(self._target.name, self._cursor))
 
-# -- pure
+    def _bar(self, label: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        return progress_bar(label, total, self._progress, "points")
 
-
-def create_arguments(info: models.CollectionInfo, *, cluster: bool = False) -> dict[str, Any]:
-    """Keyword arguments of `create_collection` that make a collection like this one.
-
-    Args:
-        info: of the collection.
-        cluster: with shards, replicas and the optimizers' settings, which mean nothing beyond
-            servers (the embedded engine reports some of its own).
-    """
-    params, config = info.config.params, info.config
-    arguments: dict[str, Any] = {
-        "vectors_config": params.vectors,
-        "sparse_vectors_config": params.sparse_vectors,
-        "on_disk_payload": params.on_disk_payload,
-        "hnsw_config": _diff(models.HnswConfigDiff, config.hnsw_config),
-        "quantization_config": config.quantization_config,
-        "metadata": _metadata(info),
-        "payload": getattr(params, "payload", None),
-        "id_tracker": getattr(params, "id_tracker", None),
-    }
-    if cluster:
-        arguments |= {
-            "shard_number": params.shard_number,
-            "replication_factor": params.replication_factor,
-            "write_consistency_factor": params.write_consistency_factor,
-            "optimizers_config": _diff(models.OptimizersConfigDiff, config.optimizer_config),
-        }
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _diff(kind: Any, config: Any) -> Any:
-    """The settings of a configuration as the model that changes them."""
-    if config is None:
-        return None
-    settings = config.model_dump(exclude_none=True)
-    return kind(**{name: settings[name] for name in kind.model_fields if name in settings})
-
-
-def _metadata(info: models.CollectionInfo) -> dict[str, Any]:
-    """A collection's metadata without a cursor of ours."""
-    metadata = dict(info.config.metadata or {})
-    metadata.pop(MIGRATION, None)
-    return metadata
-
-
-def differences(source: models.CollectionInfo, target: models.CollectionInfo) -> list[str]:
-    """Why points of one collection don't belong into the other, a line a reason.
-
-    How vectors are indexed, quantized and placed may differ: it doesn't change the points.
-    """
-    one, two = _kinds(source), _kinds(target)
-    lines = []
-    for name in sorted({*one, *two}):
-        shown = f"vector {name!r}" if name else "the unnamed vector"
-        if name not in two:
-            lines.append(f"{shown} is not in the target")
-        elif name not in one:
-            lines.append(f"{shown} is in the target only")
-        else:
-            lines += [
-                f"{shown} has {what} {one[name].get(what)} at the source, "
-                f"{two[name].get(what)} at the target"
-                for what in sorted({*one[name], *two[name]})
-                if one[name].get(what) != two[name].get(what)
+    def _copy(
+        self, found: models.CollectionInfo, allowed: Mapping[str, Rounding], advance: Advance
+    ) -> Directed[None]:
+        """Copy what the target lacks or has differently."""
+        source, target, report = self._source, self._target, self._report
+        start, done = _read_cursor(source, found)
+        report.resumed = start is not None
+        empty = (yield from _count(target)) == 0
+        self._cursor = _cursor(source, start, done)
+        pages, number = _Pages(source, self._batch, start), 0
+        while (records := (yield from pages.next())) is not None:
+            there = {} if empty else (yield from _stored(target, records))
+            wanted = [
+                record
+                for record in records
+                if (copy := there.get(str(record.id))) is None
+                or StoredPoint.of(record).compare(copy, allowed) == "different"
             ]
-    ours = [_metadata(info).get(METADATA) or {} for info in (source, target)]
-    prints = [entry.get("fingerprint") for entry in ours]
-    if all(prints) and prints[0] != prints[1]:
-        lines.append(
-            f"the vectors come from {ours[0].get('model')} at the source, "
-            f"{ours[1].get('model')} at the target"
-        )
-    return lines
+            for points in batches_by_size(map(_point, wanted)):
+                yield from target.ask(calls.upsert(target.name, points))
+            report.copied += len(wanted)
+            report.unchanged += len(records) - len(wanted)
+            done += len(records)
+            self._cursor = _cursor(source, pages.following, done)
+            advance(done)
+            number += 1
+            if number % _PAGES_A_CURSOR == 0 and pages.following is not None:
+                yield from target.ask(calls.update_collection(target.name, self._cursor))
+        self._cursor = None
+        found = yield from target.ask(calls.get_collection(target.name))
+        if MIGRATION in (found.config.metadata or {}):
+            yield from target.ask(calls.update_collection(target.name, {MIGRATION: None}))
 
-
-def _kinds(info: models.CollectionInfo) -> dict[str, dict[str, Any]]:
-    """What must be the same for each vector."""
-    params = info.config.params
-    vectors = params.vectors
-    named = {"": vectors} if isinstance(vectors, models.VectorParams) else vectors or {}
-    kinds: dict[str, dict[str, Any]] = {
-        name: {
-            "size": vector.size,
-            "distance": vector.distance.value,
-            "datatype": (vector.datatype or models.Datatype.FLOAT32).value,
-            "comparator": vector.multivector_config and vector.multivector_config.comparator.value,
-        }
-        for name, vector in named.items()
-    }
-    for name, sparse in (params.sparse_vectors or {}).items():
-        kinds[name] = {
-            "size": "sparse",
-            "modifier": (sparse.modifier or models.Modifier.NONE).value,
-        }
-    return kinds
+    def _verify(self, allowed: Mapping[str, Rounding], advance: Advance) -> Directed[None]:
+        """Compare all points of both sides."""
+        source, target, report = self._source, self._target, self._report
+        done = found = sum_source = sum_target = 0
+        pages = _Pages(source, self._batch)
+        while (records := (yield from pages.next())) is not None:
+            there = yield from _stored(target, records)
+            for point in map(StoredPoint.of, records):
+                sum_source += point.checksum
+                copy = there.get(str(point.id))
+                if copy is None:
+                    report.missing.append(point.id)
+                    continue
+                found += 1
+                sum_target += copy.checksum
+                judged = point.compare(copy, allowed)
+                report.rounded += judged == "rounded"
+                if judged == "different":
+                    report.different.append(point.id)
+            done += len(records)
+            advance(done)
+        report.source_points = yield from _count(source)
+        report.target_points = yield from _count(target)
+        report.source_checksum = f"{sum_source % _MODULUS:032x}"
+        report.target_checksum = f"{sum_target % _MODULUS:032x}"
+        if report.target_points != found:
+            report.extra = yield from _extra(source, target)
 
 
 def _point(record: models.Record) -> models.PointStruct:
@@ -313,87 +247,64 @@ def _point(record: models.Record) -> models.PointStruct:
 # -- one side
 
 
-@dataclass(frozen=True)
-class _Side:
-    """A collection, and the client that reaches it."""
+class _Pages:
+    """A side's points with payload and vectors, in the order of their ids, a page at a time.
 
-    client: QdrantBase
-    collection: str
-    location: str
-    retries: Retries
+    Attributes:
+        following: the id that the next page begins with; None where there is none.
+    """
 
-    @classmethod
-    @contextlib.contextmanager
-    def open(
-        cls, location: str | os.PathLike[str] | QdrantBase, collection: str, retries: Retries
-    ) -> Iterator[_Side]:
-        client, owned = transport.connect(location)
-        try:
-            yield cls(client, collection, transport.describe(location), retries)
-        finally:
-            if owned:
-                client.close()
+    def __init__(
+        self, side: Side[Any], batch: int, start: models.ExtendedPointId | None = None
+    ) -> None:
+        self.following = start
+        self._side = side
+        self._batch = batch
+        self._size = min(_FIRST_PAGE, batch)
+        self._more = True
 
-    def __str__(self) -> str:
-        return f"collection {self.collection!r} at {self.location}"
-
-    @property
-    def engine(self) -> str:
-        return transport.engine_of(self.client)
-
-    @property
-    def place(self) -> Any:
-        """What tells two places apart."""
-        path = getattr(self.client, "path", None)
-        if path is not None:
-            return os.path.realpath(path)
-        if self.engine == "server" and self.location.lower().startswith("http"):
-            return self.location.rstrip("/").lower()
-        return id(self.client)
-
-    def ask(self, method: str, **arguments: Any) -> Any:
-        """One call on the collection."""
-
-        def steps() -> Steps[Any]:
-            arguments["collection_name"] = self.collection
-            return (yield Call(method, arguments))
-
-        return transport.run(self.client, steps(), where=str(self), retries=self.retries)
-
-    def pages(self, batch: int, offset: Any = None) -> Iterator[tuple[list[Any], Any]]:
-        """Points with payload and vectors in the order of their ids, and the next page's first."""
-        size = min(_FIRST_PAGE, batch)
-        while True:
-            records, offset = self.ask(
-                "scroll", limit=size, offset=offset, with_payload=True, with_vectors=True
+    def next(self) -> Directed[list[models.Record] | None]:
+        """The next page; None after the last one."""
+        if not self._more:
+            return None
+        records, self.following = yield from self._side.ask(
+            calls.scroll(
+                self._side.name,
+                limit=self._size,
+                offset=self.following,
+                with_payload=True,
+                with_vectors=True,
             )
-            yield records, offset
-            if offset is None:
-                return
-            bytes = sum(json_size(_point(record)) for record in records)
-            fitting = len(records) * _PAGE_BYTES // max(bytes, 1)
-            size = max(1, min(fitting, _GROWTH * size, batch))
-
-    def stored(self, records: Sequence[models.Record]) -> dict[str, StoredPoint]:
-        """Those points of this side that have the ids of the records, by the string of the id."""
-        if not records:
-            return {}
-        ids = [record.id for record in records]
-        found = self.ask("retrieve", ids=ids, with_payload=True, with_vectors=True)
-        return {str(record.id): StoredPoint.of(record) for record in found}
+        )
+        self._more = self.following is not None
+        bytes = sum(json_size(_point(record)) for record in records)
+        fitting = len(records) * _PAGE_BYTES // max(bytes, 1)
+        self._size = max(1, min(fitting, _GROWTH * self._size, self._batch))
+        return records
 
 
-def _count(side: _Side) -> int:
-    return int(side.ask("count", exact=True).count)
+def _stored(side: Side[Any], records: Sequence[models.Record]) -> Directed[dict[str, StoredPoint]]:
+    """Those points of a side that have the ids of the records, by the string of the id."""
+    if not records:
+        return {}
+    ids = [record.id for record in records]
+    found = yield from side.ask(
+        calls.retrieve(side.name, ids, with_payload=True, with_vectors=True)
+    )
+    return {str(record.id): StoredPoint.of(record) for record in found}
+
+
+def _count(side: Side[Any]) -> Directed[int]:
+    return (yield from side.ask(calls.count(side.name))).count
 
 
 # -- create
 
 
-def _source_info(source: _Side) -> models.CollectionInfo:
-    if not source.ask("collection_exists"):
+def _source_info(source: Side[Any]) -> Directed[models.CollectionInfo]:
+    if not (yield from source.ask(calls.collection_exists(source.name))):
         raise CollectionNotFoundError(f"no {source}: there is nothing to copy")
-    info: models.CollectionInfo = source.ask("get_collection")
+    info = yield from source.ask(calls.get_collection(source.name))
     if info.config.params.sharding_method is models.ShardingMethod.CUSTOM:
         raise UnsupportedError(
             f"{source} has shard keys of its own, which a copy would lose: use Qdrant's snapshots"
@@ -402,16 +313,19 @@ def _source_info(source: _Side) -> models.CollectionInfo:
 
 
 def _prepare_target(
-    source: _Side, target: _Side, info: models.CollectionInfo
-) -> models.CollectionInfo:
+    source: Side[Any], target: Side[Any], info: models.CollectionInfo
+) -> Directed[models.CollectionInfo]:
     """Make the target where it isn't there, or check that it fits; what it is then."""
-    if not target.ask("collection_exists"):
-        arguments = create_arguments(info, cluster=source.engine == target.engine == "server")
-        arguments["metadata"] = {**arguments.get("metadata", {}), **_cursor(source, None, 0)}
+    if not (yield from target.ask(calls.collection_exists(target.name))):
+        settings = settings_of(
+            info, cluster=source.capabilities.remote and target.capabilities.remote
+        )
+        settings["metadata"] = {**metadata_of(info), **_cursor(source, None, 0)}
+        creation = replace(calls.create_collection(target.name, **settings), idempotent=True)
         # where an answer got lost and it was asked again, or another run was faster, it is there
         with contextlib.suppress(CollectionExistsError):
-            target.ask("create_collection", **arguments)
-    found: models.CollectionInfo = target.ask("get_collection")
+            yield from target.ask(creation)
+    found = yield from target.ask(calls.get_collection(target.name))
     wrong = differences(info, found)
     if wrong:
         raise SchemaMismatchError(
@@ -419,36 +333,32 @@ def _prepare_target(
             "target collection)",
             wrong,
         )
-    if _metadata(info) and not found.config.metadata:
+    if metadata_of(info) and not found.config.metadata:
         warnings.warn(
             f"{target} keeps no metadata (servers do from 1.16 on), so it won't know its model, "
             "and a copy that is cut off resumes by comparing",
             UserWarning,
-            stacklevel=3,
+            stacklevel=6,
         )
-    if "turbo4" in {kind.get("datatype") for kind in _kinds(found).values()}:
+    if "turbo4" in {kind.get("datatype") for kind in kinds_of(found).values()}:
         warnings.warn(
             f"{source} keeps turbo4 vectors, which a copy quantizes once more: they move by a few "
             "percent; export and ingest loses nothing",
             UserWarning,
-            stacklevel=3,
+            stacklevel=6,
         )
-    if target.engine != "memory":  # which has no indexes, and warns of each
-        for name, index in info.payload_schema.items():
-            if name not in found.payload_schema:
-                target.ask(
-                    "create_payload_index",
-                    field_name=name,
-                    field_schema=index.params or index.data_type,
-                    wait=True,
-                )
+    if target.capabilities.indexes:  # in-memory mode warns of each
+        for field, index in info.payload_schema.items():
+            if field not in found.payload_schema:
+                kind = index.params or index.data_type
+                yield from target.ask(calls.create_payload_index(target.name, field, kind))
     return found
 
 
-# -- copy
+# -- the cursor
 
 
-def _cursor(source: _Side, following: Any, points: int) -> dict[str, Any]:
+def _cursor(source: Side[Any], following: Any, points: int) -> dict[str, Any]:
     """The cursor as an entry of metadata: the next page's first id, and how many were before."""
     place = source.place if isinstance(source.place, str) else source.location
     return {
@@ -461,7 +371,7 @@ def _cursor(source: _Side, following: Any, points: int) -> dict[str, Any]:
     }
 
 
-def _read_cursor(source: _Side, target: models.CollectionInfo) -> tuple[Any, int]:
+def _read_cursor(source: Side[Any], target: models.CollectionInfo) -> tuple[Any, int]:
     """Where an earlier copy of this source was cut off, and after how many points."""
     cursor = (target.config.metadata or {}).get(MIGRATION)
     if isinstance(cursor, Mapping):
@@ -471,96 +381,26 @@ def _read_cursor(source: _Side, target: models.CollectionInfo) -> tuple[Any, int
     return None, 0
 
 
-def _copy(
-    source: _Side,
-    target: _Side,
-    found: models.CollectionInfo,
-    allowed: Mapping[str, Rounding],
-    batch: int,
-    report: MigrationReport,
-) -> Iterator[int]:
-    """Copy what the target lacks or has differently; yields how many points were dealt with."""
-    start, done = _read_cursor(source, found)
-    report.resumed = start is not None
-    empty = _count(target) == 0
-    behind = _cursor(source, start, done)
-    try:
-        for number, (records, following) in enumerate(source.pages(batch, start), 1):
-            there = {} if empty else target.stored(records)
-            wanted = [
-                record
-                for record in records
-                if (copy := there.get(str(record.id))) is None
-                or StoredPoint.of(record).compare(copy, allowed) == "different"
-            ]
-            for points in batches_by_size(map(_point, wanted)):
-                target.ask("upsert", points=points, wait=True)
-            report.copied += len(wanted)
-            report.unchanged += len(records) - len(wanted)
-            done += len(records)
-            behind = _cursor(source, following, done)
-            yield done
-            if number % _PAGES_A_CURSOR == 0 and following is not None:
-                target.ask("update_collection", metadata=behind)
-    except KeyboardInterrupt:
-        with contextlib.suppress(M3QdrantError):
-            target.ask("update_collection", metadata=behind)
-        raise
-    if MIGRATION in (target.ask("get_collection").config.metadata or {}):
-        target.ask("update_collection", metadata={MIGRATION: None})
-
-
-# -- verify
-
-
-def _verify(
-    source: _Side,
-    target: _Side,
-    allowed: Mapping[str, Rounding],
-    batch: int,
-    report: MigrationReport,
-) -> Iterator[int]:
-    """Compare all points of both sides; yields how many were."""
-    done = found = sum_source = sum_target = 0
-    for records, _ in source.pages(batch):
-        there = target.stored(records)
-        for point in map(StoredPoint.of, records):
-            sum_source += point.checksum
-            copy = there.get(str(point.id))
-            if copy is None:
-                report.missing.append(point.id)
-                continue
-            found += 1
-            sum_target += copy.checksum
-            judged = point.compare(copy, allowed)
-            report.rounded += judged == "rounded"
-            if judged == "different":
-                report.different.append(point.id)
-        done += len(records)
-        yield done
-    report.source_points, report.target_points = _count(source), _count(target)
-    report.source_checksum = f"{sum_source % _MODULUS:032x}"
-    report.target_checksum = f"{sum_target % _MODULUS:032x}"
-    if report.target_points != found:
-        report.extra = list(_extra(source, target))
-
-
-def _extra(source: _Side, target: _Side) -> Iterator[models.ExtendedPointId]:
+def _extra(source: Side[Any], target: Side[Any]) -> Directed[list[models.ExtendedPointId]]:
     """Ids of the target's points that the source lacks."""
-    offset: Any = None
+    extra: list[models.ExtendedPointId] = []
+    offset: models.ExtendedPointId | None = None
     while True:
-        records, offset = target.ask(
-            "scroll", limit=_IDS, offset=offset, with_payload=False, with_vectors=False
+        records, offset = yield from target.ask(
+            calls.scroll(target.name, limit=_IDS, offset=offset)
         )
         ids = [record.id for record in records]
-        there = source.ask("retrieve", ids=ids, with_payload=False, with_vectors=False)
+        there = yield from source.ask(calls.retrieve(source.name, ids))
         known = {str(record.id) for record in there}
-        yield from (id for id in ids if str(id) not in known)
+        extra += [id for id in ids if str(id) not in known]
         if offset is None:
-            return
+            return extra
 
 
-def _index(target: _Side) -> None:
-    """Build the embedded engine's indexes, as after an ingest; a server does so by itself."""
-    if target.engine == "embedded" and target.ask("unindexed") >= OPTIMIZE_POINTS:
-        target.ask("optimize")
+def _index(target: Side[Any]) -> Directed[None]:
+    """Build the engine's indexes, as after an ingest, where it doesn't by itself."""
+    if not target.capabilities.optimizes:
+        return
+    waiting = yield from target.ask(calls.unindexed(target.name))
+    if waiting >= OPTIMIZE_POINTS:
+        yield from target.ask(calls.optimize(target.name))

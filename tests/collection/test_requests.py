@@ -9,15 +9,8 @@ import torch
 from qdrant_client import models
 
 from m3qdrant import M3Embeddings, SparseVectors, TokenVectors
-from m3qdrant.collection.requests import (
-    EmbeddedQuery,
-    Search,
-    check_queries,
-    component_scores,
-    group_arguments,
-    search_request,
-)
-from m3qdrant.collection.schema import Layout, M3Schema
+from m3qdrant.collection import EmbeddedQuery, Layout, M3Schema, Search, calls, check_queries
+from m3qdrant.collection.requests import component_scores, search_request
 from m3qdrant.errors import InputError
 from m3qdrant.names import MODES
 
@@ -87,7 +80,9 @@ def test_pages_are_cut_by_the_engine_unless_hits_are_grouped_or_diversified(mode
     grouped = Search(mode, 4, 50, offset=6, group_by="lang", group_size=20)
     request = search_request(embedded(), grouped)
     assert request is not None
-    arguments = group_arguments(request, grouped)
+    arguments = calls.query_points_groups(
+        "c", request, group_by="lang", limit=grouped.depth, group_size=grouped.group_size
+    ).arguments
     assert (arguments["limit"], arguments["group_size"], arguments["group_by"]) == (10, 20, "lang")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
 from m3qdrant import M3Schema, QdrantEdge
-from m3qdrant.collection.schema import IndexKind, Layout, ModelId
+from m3qdrant.collection import IndexKind, Layout, ModelId
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE, SPARSE
 
@@ -72,7 +72,7 @@ def layout(schema: M3Schema) -> Layout:
 
 def info_of(made: Layout) -> models.CollectionInfo:
     """What a server says of a collection that was just made so."""
-    arguments = made.create_arguments()
+    arguments = made.settings()
     return models.CollectionInfo(
         status=models.CollectionStatus.GREEN,
         optimizer_status=models.OptimizersStatusOneOf.OK,
@@ -183,7 +183,7 @@ def test_which_vectors_have_a_quantized_copy() -> None:
 
 def test_an_engine_keeps_every_option(client: Any) -> None:
     wanted = layout(EVERYTHING)
-    client.create_collection("c", **wanted.create_arguments())
+    client.create_collection("c", **wanted.settings())
     found = Layout.read(client.get_collection("c"))
     assert isinstance(found, Layout)
     assert found.differences(wanted) == []
@@ -294,13 +294,13 @@ def test_damaged_metadata_is_a_reason(pooling: Any) -> None:
 
 def test_quantized_vectors_stay_in_memory_where_the_originals_do_not() -> None:
     schema = M3Schema(dense_quantization="int8", dense_on_disk=True, colbert_quantization="int8")
-    vectors = layout(schema).create_arguments()["vectors_config"]
+    vectors = layout(schema).settings()["vectors_config"]
     assert vectors[DENSE].quantization_config.scalar.always_ram is True
     assert vectors[COLBERT].quantization_config.scalar.always_ram is None
 
 
 def test_tenants_have_graphs_of_their_own() -> None:
-    vectors = layout(M3Schema(tenant="who")).create_arguments()["vectors_config"]
+    vectors = layout(M3Schema(tenant="who")).settings()["vectors_config"]
     assert (vectors[DENSE].hnsw_config.m, vectors[DENSE].hnsw_config.payload_m) == (0, 16)
     assert vectors[COLBERT].hnsw_config.m == 0
 
@@ -311,10 +311,10 @@ def test_tenants_have_graphs_of_their_own() -> None:
 def test_missing_indexes_are_made_once(tmp_path: Path) -> None:
     wanted = layout(EVERYTHING)
     with QdrantEdge(tmp_path) as client:
-        client.create_collection("c", **wanted.create_arguments())
-        assert wanted.missing_indexes(client.get_collection("c")) == wanted.index_arguments()
-        for arguments in wanted.index_arguments():
-            client.create_payload_index("c", **arguments)
+        client.create_collection("c", **wanted.settings())
+        assert wanted.missing_indexes(client.get_collection("c")) == wanted.indexes()
+        for index in wanted.indexes():
+            client.create_payload_index("c", *index)
         info = client.get_collection("c")
         assert wanted.missing_indexes(info) == []
         found = Layout.read(info)
@@ -325,9 +325,9 @@ def test_missing_indexes_are_made_once(tmp_path: Path) -> None:
         client.create_payload_index("c", '"a geo"', models.PayloadSchemaType.KEYWORD)
         client.create_payload_index("c", "who", models.PayloadSchemaType.KEYWORD)
         missing = wanted.missing_indexes(client.get_collection("c"))
-        assert [arguments["field_name"] for arguments in missing] == ['"a geo"', "who"]
-        for arguments in missing:
-            client.create_payload_index("c", **arguments)
+        assert [index.field for index in missing] == ['"a geo"', "who"]
+        for index in missing:
+            client.create_payload_index("c", *index)
         assert wanted.missing_indexes(client.get_collection("c")) == []
 
 
@@ -376,7 +376,7 @@ def test_scores_stay_within_what_the_schema_says(
         SPARSE: weights.sum(1),
     }
     with QdrantEdge(tmp_path) as client:
-        arguments = layout(schema).create_arguments()
+        arguments = layout(schema).settings()
         client.create_collection(
             "c",
             **arguments,

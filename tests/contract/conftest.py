@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from m3qdrant import QdrantEdge
-from m3qdrant.transport import run as transport
+from m3qdrant import QdrantEdge, transport
 from tests.contract.backends import Loop, opener
 from tests.transport.server import RestServer
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient
 
-from m3qdrant.transport import run as transport
+from m3qdrant import transport
 from tests.transport.grpc_server import GrpcServer
 from tests.transport.server import RestServer
 
@@ -41,9 +41,16 @@ class Caller:
 
     def __init__(self, kind: str, location: Any, timeout_s: float = 20) -> None:
         self.kind = kind
-        connect = transport.connect if kind == "sync" else transport.connect_async
-        self.client, self.owned = connect(location, timeout_s=timeout_s)
         self.loop = None if kind == "sync" else asyncio.new_event_loop()
+        self.client: Any
+        if self.loop is None:
+            self.client, self.owned = transport.connect(location, timeout_s=timeout_s)
+        else:
+
+            async def connect() -> tuple[Any, bool]:
+                return await transport.aconnect(location, timeout_s=timeout_s)
+
+            self.client, self.owned = self.loop.run_until_complete(connect())
 
     def run(self, steps: Any, *, where: str = "collection 'x'", **options: Any) -> Any:
         if self.loop is None:

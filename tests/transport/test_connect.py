@@ -1,4 +1,4 @@
-"""`connect` and `connect_async`: what a location may be, and what stands in the way."""
+"""`connect` and `aconnect`: what a location may be, and what stands in the way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from m3qdrant.collection.calls import Call, Steps
+from m3qdrant import transport
+from m3qdrant.collection import Steps, calls
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
 from m3qdrant.errors import (
     AccessDeniedError,
@@ -23,7 +24,7 @@ from m3qdrant.errors import (
     InputError,
     ServerUnavailableError,
 )
-from m3qdrant.transport import run as transport
+from m3qdrant.transport import connecting
 from tests.transport.calls import QUICK, call, count, create, upsert
 from tests.transport.conftest import Callers
 from tests.transport.server import Garbage, Reset, RestServer, Status
@@ -32,7 +33,7 @@ SECRET = "secret-4f1c"
 
 
 def names() -> Steps[list[str]]:
-    answer = yield Call("get_collections")
+    answer = yield from calls.get_collections()
     return [collection.name for collection in answer.collections]
 
 
@@ -65,7 +66,7 @@ def test_a_location_gives_its_client(
     asked = caller(location)
     assert isinstance(asked.client, kinds[caller.kind == "async"])
     assert asked.owned
-    assert transport.engine_of(asked.client) == engine
+    assert transport.capabilities_of(asked.client).engine == engine
     assert asked.run(names()) == []
     asked.run(create())
     asked.run(upsert([1, 2]))
@@ -81,7 +82,7 @@ def test_a_client_is_taken_as_it_is(caller: Callers, rest_server: RestServer) ->
         asked = caller(given)
         assert asked.client is given
         assert not asked.owned
-        assert transport.engine_of(given) == engine
+        assert transport.capabilities_of(given).engine == engine
         assert asked.run(names()) == []
 
 
@@ -90,9 +91,9 @@ def test_the_other_worlds_client_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="AsyncQdrantClient is a client for AsyncM3Store"):
         transport.connect(other)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="QdrantClient is a client for M3Store"):
-        transport.connect_async(sync)  # type: ignore[arg-type]
+        asyncio.run(transport.aconnect(sync))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="QdrantEdge is a client for M3Store"):
-        transport.connect_async(QdrantEdge(tmp_path))  # type: ignore[arg-type]
+        asyncio.run(transport.aconnect(QdrantEdge(tmp_path)))  # type: ignore[arg-type]
     sync.close()
     asyncio.run(other.close())
 
@@ -306,7 +307,7 @@ def test_a_key_that_no_header_takes_is_not_shown(
     ],
 )
 def test_what_is_this_machine(host: str, loopback: bool) -> None:
-    assert transport._is_loopback(host) is loopback
+    assert connecting._is_loopback(host) is loopback
 
 
 # -- engines without a network

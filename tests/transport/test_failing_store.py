@@ -19,7 +19,7 @@ from m3qdrant.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
-from m3qdrant.transport.run import Retries
+from m3qdrant.transport import Retries
 from tests.contract.backends import Loop, opener
 from tests.transport.server import Drip, Garbage, Reset, RestServer, Stall, Status
 from tests.views import documents, random_views

@@ -13,10 +13,10 @@ import pytest
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException
 
+from m3qdrant import transport
 from m3qdrant.errors import EngineError, InputError, ServerUnavailableError
-from m3qdrant.transport import run as transport
+from m3qdrant.transport import Retries
 from m3qdrant.transport.failures import Failure, as_ours
-from m3qdrant.transport.run import Retries
 from tests.transport.calls import upsert
 
 

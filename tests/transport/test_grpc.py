@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from m3qdrant import transport
 from m3qdrant.errors import (
     AccessDeniedError,
     CollectionExistsError,
@@ -22,7 +23,7 @@ from m3qdrant.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
-from m3qdrant.transport import run as transport
+from m3qdrant.transport import connecting
 from tests.transport.calls import PATIENT, QUICK, call, count, create, delete, query, upsert
 from tests.transport.conftest import Callers
 from tests.transport.grpc_server import Abort, GrpcServer
@@ -216,7 +217,7 @@ def test_without_grpc_it_is_rest(
 ) -> None:
     monkeypatch.setenv("QDRANT_GRPC_PORT", str(request.getfixturevalue(port)))
     began = time.monotonic()
-    with caplog.at_level(logging.INFO, "m3qdrant.transport.run"):
+    with caplog.at_level(logging.INFO, "m3qdrant.transport"):
         assert uses_rest(caller, rest_server)
     assert time.monotonic() - began < 15
     assert "using REST" in caplog.text
@@ -238,8 +239,8 @@ def test_a_probe_that_fails_is_no_error(
 
 
 def test_beside_another_port_grpc_is_not_guessed(caller: Callers, rest_server: RestServer) -> None:
-    assert transport._grpc_port(6333) == 6334
-    assert transport._grpc_port(rest_server.port) is None
+    assert connecting._grpc_port(6333) == 6334
+    assert connecting._grpc_port(rest_server.port) is None
     assert uses_rest(caller, rest_server)
 
 

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m3qdrant.collection.calls import Call, Steps
+from m3qdrant import transport
+from m3qdrant.collection import Steps
 from m3qdrant.edge import QdrantEdge
 from m3qdrant.errors import (
     AccessDeniedError,
@@ -29,8 +30,8 @@ from m3qdrant.errors import (
     RequestRejectedError,
     ServerUnavailableError,
 )
-from m3qdrant.transport import run as transport
-from m3qdrant.transport.run import Retries
+from m3qdrant.transport import Retries
+from m3qdrant.transport.retries import Tries
 from tests.transport.calls import NAME, PATIENT, QUICK, call, count, create, delete, query, upsert
 from tests.transport.conftest import Callers
 from tests.transport.server import SERVE, Drip, Garbage, Reset, RestServer, Stall, Status
@@ -256,7 +257,7 @@ def test_a_retry_after_beyond_the_budget_fails_at_once(
 @pytest.mark.parametrize("attempt", [1, 2, 3, 7, 40])
 def test_waits_double_up_to_a_bound(caller: Callers, filled: RestServer, attempt: int) -> None:
     retries = Retries(first_wait_s=0.5, longest_wait_s=20)
-    tries = transport._Tries(filled.backing, Call("count"), "x", retries)
+    tries = Tries("x", passing=True, idempotent=True, retries=retries)
     tries.last = ValueError("something")
     state: Any = type("State", (), {"attempt_number": attempt})
     waits = [tries._wait(state) for _ in range(200)]
@@ -271,7 +272,7 @@ def test_tries_are_logged(
 ) -> None:
     filled.script("PUT", POINTS, Status(503))
     asked = caller(filled.url)
-    with caplog.at_level(logging.INFO, "m3qdrant.transport.run"):
+    with caplog.at_level(logging.INFO, "m3qdrant.transport"):
         asked.run(upsert([11]), retries=QUICK)
     assert [r.getMessage()[:50] for r in caplog.records if "again" in r.getMessage()] == [
         "upsert of collection 'x' failed, trying again in 0"
@@ -362,7 +363,7 @@ def test_a_cancelled_task_ends_at_once(filled: RestServer, fault: Any) -> None:
     operation = Watched()
 
     async def main() -> None:
-        client, _ = await asyncio.to_thread(transport.connect_async, filled.url)
+        client, _ = await transport.aconnect(filled.url)
         steps = operation.steps()
         task = asyncio.create_task(transport.arun(client, steps, where="the test"))
         while not filled.seen("PUT", POINTS):
@@ -384,7 +385,7 @@ def test_the_loop_runs_on_while_it_waits(filled: RestServer) -> None:
     filled.script("PUT", POINTS, Status(429, headers={"Retry-After": "1"}))
 
     async def main() -> int:
-        client, _ = await asyncio.to_thread(transport.connect_async, filled.url)
+        client, _ = await transport.aconnect(filled.url)
         task = asyncio.create_task(transport.arun(client, upsert([11]), where="the test"))
         beats = 0
         while not task.done():

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from m3qdrant import M3Encoder, M3Schema, M3Store, QdrantEdge
+from m3qdrant import M3Encoder, M3Schema, M3Store, QdrantEdge, transport
+from m3qdrant.collection import SERVER
 from m3qdrant.errors import InputError
 from m3qdrant.names import MIGRATION
-from m3qdrant.transport import run as transport
-from m3qdrant.upkeep.doctor import ask, disk_space, examine, server_version, size_on_disk
+from m3qdrant.upkeep.doctor import disk_space, examine, server_version, size_on_disk
+from m3qdrant.upkeep.doctor import facts as collect
 from m3qdrant.upkeep.findings import Facts, Finding, field_kinds, judge
 from tests.transport.server import RestServer, Status
 
@@ -53,7 +54,7 @@ def facts(place: Path) -> Facts:
 
 
 def facts_of(client: Any, name: str = "docs") -> Facts:
-    return transport.run(client, ask(name, transport.engine_of(client)), where="here")
+    return transport.run(client, collect(name, transport.capabilities_of(client)), where="here")
 
 
 def serious(findings: list[Finding]) -> list[Finding]:
@@ -151,9 +152,9 @@ def test_names_and_locations_that_are_not_there(place: Path) -> None:
 
 
 def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3qdrant.transport.run import Retries
+    from m3qdrant.transport import Retries, connecting
 
-    monkeypatch.setattr(transport, "_CONNECTING", Retries(attempts=1))
+    monkeypatch.setattr(connecting, "_CONNECTING", Retries(attempts=1))
     only(examine("http://127.0.0.1:9"), "error", "127.0.0.1")
 
 
@@ -214,7 +215,7 @@ def test_a_graph_over_colbert(tmp_path: Path, encoder: M3Encoder, facts: Facts) 
         store.add(ROWS[:2])
         graph = facts_of(store.client)
     only(judge(graph), "warning", "HNSW graph (m = 16)", "new collection with colbert_hnsw=False")
-    only(judge(replace(graph, engine="server")), "warning", "HnswConfigDiff(m=0)")
+    only(judge(replace(graph, capabilities=SERVER)), "warning", "HnswConfigDiff(m=0)")
     # where the vector says nothing, the collection's own setting counts
     bare = changed(facts, config__params__vectors__colbert__hnsw_config=None)
     assert any("HNSW graph" in finding.what for finding in judge(bare))
@@ -330,7 +331,7 @@ def test_a_tenant_key_that_is_not_indexed_as_one(tmp_path: Path, encoder: M3Enco
 
 
 def test_the_state_of_a_server(facts: Facts) -> None:
-    server = replace(facts, engine="server")
+    server = replace(facts, capabilities=SERVER)
     red = changed(
         server,
         status=models.CollectionStatus.RED,
@@ -356,7 +357,7 @@ def test_copies_in_a_cluster(
     facts: Facts, nodes: int | None, replicas: int, agree: int, severity: str | None, words: str
 ) -> None:
     server = changed(
-        replace(facts, engine="server", nodes=nodes),
+        replace(facts, capabilities=SERVER, nodes=nodes),
         config__params__replication_factor=replicas,
         config__params__write_consistency_factor=agree,
     )

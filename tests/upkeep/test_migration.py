@@ -26,9 +26,9 @@ from m3qdrant.errors import (
     ServerUnavailableError,
 )
 from m3qdrant.names import MIGRATION
-from m3qdrant.transport.run import Retries
-from m3qdrant.upkeep import migration as migrate_module
-from m3qdrant.upkeep.migration import MigrationReport, migrate
+from m3qdrant.transport import Retries
+from m3qdrant.upkeep import MigrationReport, migrate, migration
+from m3qdrant.upkeep.sides import Directed
 from tests.transport.server import SERVE, Garbage, Reset, RestServer, Status
 
 SIZE = 6
@@ -350,14 +350,14 @@ def test_the_verification_sees_each_difference(
         if payload and {"a", "s", "multi"} <= vectors.keys() and vectors["s"].indices
     ]
     id = whole[int(rng.integers(len(whole)))]
-    copy = migrate_module._copy
+    copy = migration._Migration._copy
 
-    def tampered(*arguments: Any) -> Iterator[int]:
+    def tampered(*arguments: Any) -> Directed[None]:
         yield from copy(*arguments)
         _tamper(target, how, id, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(migrate_module, "_copy", tampered)
+        patched.setattr(migration._Migration, "_copy", tampered)
         report = migrate(source, target, "c")
     assert not report.verified
     found = {"missing": report.missing, "extra": report.extra}.get(how, report.different)
@@ -391,7 +391,7 @@ def test_killed_at_any_moment_it_resumes(tmp_path: Path, rng: np.random.Generato
         expected = everything(source)
     code = (
         "import sys\n"
-        "from m3qdrant import migrate as module\n"
+        "from m3qdrant.upkeep import migration as module\n"
         "module._PAGES_A_CURSOR = 2\n"
         "print('started', flush=True)\n"
         "print(module.migrate(sys.argv[1], sys.argv[2], 'c', batch=3).verified)\n"

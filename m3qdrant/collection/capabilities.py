@@ -1,0 +1,42 @@
+"""What an engine can do, as a value: who needs to know asks this, and not the engine's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["EMBEDDED", "MEMORY", "SERVER", "Capabilities", "Engine"]
+
+Engine: TypeAlias = Literal["embedded", "memory", "server"]
+"""What answers: `QdrantEdge`, qdrant-client's own local mode, or a Qdrant server."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be asked of an engine.
+
+    Attributes:
+        engine: its name, for people.
+        remote: calls cross a network: they may fail for a while, and what answers may be of
+            another version, or a cluster.
+        indexes: it has payload indexes and graphs; without, everything is compared.
+        optimizes: it builds its indexes when told to (`optimize`, `unindexed`), not by itself.
+        alters: vectors' settings can be changed after the creation (`update_collection`).
+        threads: it bears calls from other threads than the one that made it.
+        arrays: it takes float32 arrays where qdrant-client's models have lists of floats.
+        directory: its collections are directories under `client.path`.
+    """
+
+    engine: Engine
+    remote: bool = False
+    indexes: bool = True
+    optimizes: bool = False
+    alters: bool = False
+    threads: bool = True
+    arrays: bool = False
+    directory: bool = False
+
+
+EMBEDDED = Capabilities("embedded", optimizes=True, arrays=True, directory=True)
+MEMORY = Capabilities("memory", indexes=False, threads=False)
+SERVER = Capabilities("server", remote=True, alters=True)

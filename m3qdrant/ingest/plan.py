@@ -1,0 +1,105 @@
+"""What there is to do for a chunk: which of its documents are new, changed, or as they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qdrant_client import models
+
+from m3qdrant.collection import Document, Provenance, Steps, calls
+from m3qdrant.errors import InputError
+from m3qdrant.ingest.chunks import Chunk
+from m3qdrant.ingest.report import IngestReport
+from m3qdrant.names import LONG_DOCUMENTS, OURS, LongDocuments
+
+__all__ = ["Plan", "Recipe", "compare"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of an ingest that shape what is stored.
+
+    Attributes:
+        max_length: tokens a text is cut to.
+        long_documents: what to do with more ColBERT vectors than Qdrant takes.
+        model: the encoder's fingerprint; None where embeddings are brought along.
+    """
+
+    max_length: int
+    long_documents: LongDocuments
+    model: str | None
+
+    def __post_init__(self) -> None:
+        if self.long_documents not in LONG_DOCUMENTS:
+            raise InputError(
+                f"long_documents is {self.long_documents!r}: "
+                f"give {', '.join(map(repr, LONG_DOCUMENTS))}"
+            )
+
+    def provenance(self, document: Document) -> Provenance:
+        """What the document's point will say of its making."""
+        return Provenance.of(document, self.model, f"{self.max_length} {self.long_documents}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do for a chunk.
+
+    Attributes:
+        documents: those to encode and store.
+        positions: where each of them stood in the input.
+        provenances: what each of their points will say of its making.
+        replaces: for each, whether its id is there already.
+        updates: those of which only the payload is to be replaced, with their provenance.
+    """
+
+    documents: list[Document]
+    positions: list[int]
+    provenances: list[Provenance]
+    replaces: list[bool]
+    updates: list[tuple[Document, Provenance]]
+
+    @property
+    def point_ids(self) -> set[str]:
+        """The points that this plan writes."""
+        return {document.point_id for document in (*self.documents, *(d for d, _ in self.updates))}
+
+
+def compare(
+    name: str,
+    chunk: Chunk,
+    recipe: Recipe,
+    under_way: set[str],
+    exists: bool,
+    report: IngestReport,
+) -> Steps[Plan]:
+    """Compare a chunk with what is stored.
+
+    Args:
+        name: the collection's.
+        chunk: documents to compare.
+        recipe: how they would be stored.
+        under_way: points that are being written and can't be compared yet: they are replaced.
+        exists: whether there is a collection to compare with.
+        report: counts the unchanged.
+    """
+    ids = [document.point_id for document in chunk.documents]
+    records: list[models.Record] = []
+    if exists:
+        records = yield from calls.retrieve(name, ids, with_payload=[OURS])
+    stored = {str(record.id): Provenance.read(record.payload) for record in records}
+    out = Plan([], [], [], [], [])
+    for document, position, id in zip(chunk.documents, chunk.positions, ids, strict=True):
+        new = recipe.provenance(document)
+        old = stored.get(id) if id not in under_way else None
+        if old is not None and new.same_vectors(old):
+            if new.payload == old.payload:
+                report.unchanged += 1
+            else:
+                out.updates.append((document, new))
+            continue
+        out.documents.append(document)
+        out.positions.append(position)
+        out.provenances.append(new)
+        out.replaces.append(id in stored or id in under_way)
+    return out

@@ -1,0 +1,162 @@
+"""Operations carried out: their calls, one after the other, each tried again where that helps.
+
+A server's call that fails for a passing reason is made again after a while. Other failures arrive
+as ours (failures.py says which), thrown into the operation where it asked, so that it may handle
+them.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+import tenacity
+from qdrant_client.async_client_base import AsyncQdrantBase
+from qdrant_client.client_base import QdrantBase
+
+from m3qdrant.collection import Call, Steps
+from m3qdrant.errors import M3QdrantError
+from m3qdrant.transport.engines import capabilities_of
+from m3qdrant.transport.retries import DEFAULT, Retries, Tries
+
+__all__ = ["aask", "adrive", "arun", "ask", "drive", "run"]
+
+Q = TypeVar("Q")
+T = TypeVar("T")
+
+
+def run(
+    client: QdrantBase,
+    steps: Call[T] | Steps[T],
+    *,
+    where: str,
+    retries: Retries = DEFAULT,
+    stop: threading.Event | None = None,
+) -> T:
+    """Carry an operation out, or a single call.
+
+    Args:
+        client: what answers its calls.
+        steps: the operation. It is closed at the end, whatever happens.
+        where: the collection and its place, for messages.
+        retries: how long to go on; only a server's failures pass, so only it is asked again.
+        stop: once set, nothing waits and nothing is tried again.
+
+    Returns:
+        What the operation returns.
+
+    Raises:
+        M3QdrantError: the failure of a call that the operation did not handle, with its cause, or
+            the operation's own.
+    """
+    return drive(iter(steps), lambda call: ask(client, call, where, retries, stop))
+
+
+async def arun(
+    client: AsyncQdrantBase,
+    steps: Call[T] | Steps[T],
+    *,
+    where: str,
+    retries: Retries = DEFAULT,
+) -> T:
+    """`run` for asyncio. Cancelled, it stops at once: a request under way is given up."""
+    return await adrive(iter(steps), lambda call: aask(client, call, where, retries))
+
+
+def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], Any]) -> T:
+    """Give a generator the answers that it asks for; what it returns.
+
+    Args:
+        steps: yields questions of whatever kind, and is closed at the end.
+        ask: answers one. Errors of ours are thrown into the generator.
+    """
+    answer: Any = None
+    failure: M3QdrantError | None = None
+    try:
+        while True:
+            question = steps.send(answer) if failure is None else steps.throw(failure)
+            answer = failure = None
+            try:
+                answer = ask(question)
+            except M3QdrantError as error:
+                failure = error
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+async def adrive(steps: Generator[Q, Any, T], ask: Callable[[Q], Awaitable[Any]]) -> T:
+    """`drive` for asyncio."""
+    answer: Any = None
+    failure: M3QdrantError | None = None
+    try:
+        while True:
+            question = steps.send(answer) if failure is None else steps.throw(failure)
+            answer = failure = None
+            try:
+                answer = await ask(question)
+            except M3QdrantError as error:
+                failure = error
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+def ask(
+    client: QdrantBase,
+    call: Call[T],
+    where: str,
+    retries: Retries,
+    stop: threading.Event | None = None,
+) -> T:
+    """One call's answer; see `run`."""
+    tries = _tries(client, call, where, retries)
+
+    def sleep(seconds: float) -> None:
+        if stop is None:
+            time.sleep(seconds)
+        elif stop.wait(seconds):
+            raise _StoppedError
+
+    try:
+        answer: T = tenacity.Retrying(sleep=sleep, **tries.policy())(_bound(client, call))
+        return answer
+    except M3QdrantError:
+        raise
+    except Exception:
+        raise tries.failure() from tries.last
+
+
+async def aask(client: AsyncQdrantBase, call: Call[T], where: str, retries: Retries) -> T:
+    """`ask` for asyncio."""
+    tries = _tries(client, call, where, retries)
+    try:
+        return await tenacity.AsyncRetrying(**tries.policy())(_bound(client, call))
+    except M3QdrantError:
+        raise
+    except Exception:
+        raise tries.failure() from tries.last
+
+
+class _StoppedError(Exception):
+    """The wait for the next try was ended."""
+
+
+def _bound(client: QdrantBase | AsyncQdrantBase, call: Call[Any]) -> Callable[[], Any]:
+    return functools.partial(getattr(client, call.method), **call.arguments)
+
+
+def _tries(
+    client: QdrantBase | AsyncQdrantBase, call: Call[Any], where: str, retries: Retries
+) -> Tries:
+    return Tries(
+        f"{call.method} of {where}",
+        passing=capabilities_of(client).remote,
+        idempotent=call.idempotent,
+        retries=retries,
+    )

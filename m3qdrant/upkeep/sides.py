@@ -1,0 +1,149 @@
+"""Work on one place or several: calls that say where they go, and who answers them.
+
+An operation here yields `Asked`, a call and the side it is for, so that it can read at one place
+and write at another, and is still written once: `drive` and `adrive` carry it out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from qdrant_client.async_client_base import AsyncQdrantBase
+from qdrant_client.client_base import QdrantBase
+
+from m3qdrant import transport
+from m3qdrant.collection import Call, Capabilities, Steps
+from m3qdrant.errors import M3QdrantError
+from m3qdrant.transport import Retries, capabilities_of
+
+__all__ = ["Asked", "Directed", "Side", "adrive", "aside", "drive", "side"]
+
+C = TypeVar("C", QdrantBase, AsyncQdrantBase)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Side(Generic[C]):
+    """A collection, or a whole location, and the client that reaches it.
+
+    Attributes:
+        client: what answers.
+        location: where it is, in words.
+        collection: its name; None for the location as a whole.
+        retries: how long to go on where a server fails for a while.
+    """
+
+    client: C
+    location: str
+    collection: str | None
+    retries: Retries
+
+    def __str__(self) -> str:
+        """The side in messages."""
+        if self.collection is None:
+            return self.location
+        return f"collection {self.collection!r} at {self.location}"
+
+    @property
+    def name(self) -> str:
+        """The collection's name, where the side is a collection."""
+        assert self.collection is not None
+        return self.collection
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What can be asked of it."""
+        return capabilities_of(self.client)
+
+    @property
+    def place(self) -> Any:
+        """What tells two places apart."""
+        path = getattr(self.client, "path", None)
+        if path is not None:
+            return os.path.realpath(path)
+        if self.capabilities.remote and self.location.lower().startswith("http"):
+            return self.location.rstrip("/").lower()
+        return id(self.client)
+
+    def ask(self, steps: Call[T] | Steps[T]) -> Directed[T]:
+        """A call, or an operation of calls, directed here; its answer."""
+        inner = iter(steps)
+        answer: Any = None
+        failure: M3QdrantError | None = None
+        try:
+            while True:
+                call = inner.send(answer) if failure is None else inner.throw(failure)
+                answer = failure = None
+                try:
+                    answer = yield Asked(self, call)
+                except M3QdrantError as error:
+                    failure = error
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            inner.close()
+
+
+class Asked(NamedTuple):
+    """A call and the side it is for."""
+
+    side: Side[Any]
+    call: Call[Any]
+
+
+Directed: TypeAlias = Generator[Asked, Any, T]
+"""An operation over several sides; see `collection.calls.Steps`."""
+
+
+def drive(steps: Directed[T]) -> T:
+    """Carry an operation out whose sides have synchronous clients."""
+    return transport.drive(
+        steps,
+        lambda asked: transport.ask(
+            asked.side.client, asked.call, str(asked.side), asked.side.retries
+        ),
+    )
+
+
+async def adrive(steps: Directed[T]) -> T:
+    """Carry an operation out whose sides have asynchronous clients."""
+    return await transport.adrive(
+        steps,
+        lambda asked: transport.aask(
+            asked.side.client, asked.call, str(asked.side), asked.side.retries
+        ),
+    )
+
+
+@contextlib.contextmanager
+def side(
+    location: str | os.PathLike[str] | QdrantBase,
+    collection: str | None,
+    retries: Retries | None,
+) -> Iterator[Side[QdrantBase]]:
+    """A side, whose client is closed at the end where it was made here."""
+    client, owned = transport.connect(location)
+    try:
+        yield Side(client, transport.describe(location), collection, retries or Retries())
+    finally:
+        if owned:
+            client.close()
+
+
+@contextlib.asynccontextmanager
+async def aside(
+    location: str | os.PathLike[str] | AsyncQdrantBase,
+    collection: str | None,
+    retries: Retries | None,
+) -> AsyncIterator[Side[AsyncQdrantBase]]:
+    """`side` for asyncio."""
+    client, owned = await transport.aconnect(location)
+    try:
+        yield Side(client, transport.describe(location), collection, retries or Retries())
+    finally:
+        if owned:
+            await client.close()
