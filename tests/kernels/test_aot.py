@@ -74,8 +74,8 @@ def test_it_refuses_to_run_interpreted():
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 def test_float32_is_never_one_tf32_product(target):
     import torch
+    from m3kernels.maxsim.launch import constants, product_dtype
     from m3kernels.maxsim.tiles import TILES
-    from m3kernels.maxsim.triton import constants, product_dtype
 
     for queries, documents in (
         (torch.float32, torch.float32),

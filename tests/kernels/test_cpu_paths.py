@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.lexical.torch import lexical_scores_torch
+from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.maxsim import maxima
+from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.maxsim.reference import maxsim_reference
-from m3kernels.maxsim.torch import maxsim_torch
 from m3kernels.packing import from_lengths
+from m3kernels.sparse_max.cpu import sparse_max_torch
 from m3kernels.sparse_max.reference import sparse_max_reference
-from m3kernels.sparse_max.torch import sparse_max_torch
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 

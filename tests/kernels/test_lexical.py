@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.lexical.torch import lexical_scores_torch
+from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.packing import from_lengths
 
 from tests.kernels.conftest import Kernel
@@ -68,9 +68,9 @@ def triton_kernel(kernel):
     """The Triton module, in tests of what only it has."""
     if kernel.backend != "triton":
         pytest.skip("about the Triton kernel")
-    from m3kernels.lexical import triton
+    from m3kernels.lexical import launch
 
-    return triton
+    return launch
 
 
 def test_by_hand(kernel):

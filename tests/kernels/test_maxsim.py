@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.maxsim.torch import maxsim_torch
+from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.packing import from_lengths
 from torch.nn.functional import normalize
 
@@ -137,7 +137,7 @@ def test_rounds_of_queries(kernel, scratch_bytes, reduction):
     """Queries whose partial maxima don't fit in one round, some across two or three rounds."""
     if kernel.backend != "triton":
         pytest.skip("torch has test_blocks_of_every_size")
-    from m3kernels.maxsim.triton import maxsim_triton
+    from m3kernels.maxsim.launch import maxsim_triton
 
     lengths_q, lengths_d = [5, 0, 40, 0, 90, 1, 0], [3, 0, 41, 1]
     batch = ragged(lengths_q, lengths_d, 16, device=kernel.device)

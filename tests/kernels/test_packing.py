@@ -228,11 +228,11 @@ def test_values_are_not_read_while_a_cuda_graph_records(monkeypatch):
     "lines",
     [
         "import m3kernels",
-        "import m3kernels; import m3kernels.maxsim.reference; import m3kernels.maxsim.torch",
+        "import m3kernels; import m3kernels.maxsim.reference; import m3kernels.maxsim.cpu",
         "import m3kernels.maxsim.reference; import m3kernels",
-        "import m3kernels.sparse_max; import m3kernels.maxsim; import m3kernels.lexical.torch",
-        "from m3kernels.maxsim import maxsim; from m3kernels.maxsim.torch import maxsim_torch",
-        "from m3kernels.sparse_max import torch as t; import importlib, m3kernels; "
+        "import m3kernels.sparse_max; import m3kernels.maxsim; import m3kernels.lexical.cpu",
+        "from m3kernels.maxsim import maxsim; from m3kernels.maxsim.cpu import maxsim_torch",
+        "from m3kernels.sparse_max import cpu; import importlib, m3kernels; "
         "importlib.import_module('m3kernels.maxsim.reference'); importlib.reload(m3kernels)",
     ],
 )

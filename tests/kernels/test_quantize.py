@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.maxsim.torch import maxsim_torch
+from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.packing import from_lengths
 from m3kernels.quantize import quantize_tokens
 from torch.nn.functional import normalize

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from m3kernels.packing import from_lengths
-from m3kernels.sparse_max.torch import sparse_max_torch
+from m3kernels.sparse_max.cpu import sparse_max_torch
 
 IGNORED = (0, 1, 2, 3)
 
@@ -61,7 +61,7 @@ def assert_agrees(batch, kernel, **options):
 
 def in_runs(batch, run, ignore_ids=IGNORED, block_runs=2):
     """The Triton kernels with short runs, so that sequences cross many of them; trimmed."""
-    from m3kernels.sparse_max.triton import sparse_max_triton
+    from m3kernels.sparse_max.launch import sparse_max_triton
 
     hidden, weight, bias, ids, cu = batch
     indptr, indices, values = sparse_max_triton(

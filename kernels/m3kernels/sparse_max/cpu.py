@@ -7,6 +7,8 @@ from torch import Tensor
 
 from m3kernels.packing import segment_ids
 
+__all__ = ["sparse_max_torch"]
+
 # What the float32 copy of a block of states may take.
 SCRATCH_BYTES = 4 << 20
 

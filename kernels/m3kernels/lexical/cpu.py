@@ -7,6 +7,8 @@ from torch import Tensor
 
 from m3kernels.packing import segment_ids
 
+__all__ = ["lexical_scores_torch"]
+
 # Queries that share one pass over the documents. Their ids times their number is the scratch:
 # 64 queries of 100 ids take at most 64 * 6,400 floats, 1.6 MB.
 BLOCK_QUERIES = 64

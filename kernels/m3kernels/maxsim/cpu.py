@@ -11,6 +11,8 @@ from torch import Tensor
 from m3kernels.maxsim.maxima import choose
 from m3kernels.packing import from_lengths, lengths, segment_ids
 
+__all__ = ["SCRATCH_BYTES_CPU", "SCRATCH_BYTES_GPU", "maxsim_torch"]
+
 # What a call holds at a time beside its arguments and its result, whatever the number of
 # documents and their lengths; more only where a single row of documents, a single query or (on a
 # GPU) a single pair needs more. On a CPU a block stays in the cache that way, so that widening
@@ -109,9 +111,7 @@ def _score_by_query(
 ) -> Tensor:
     """Sums of the pairs, (n_pairs,): the pairs of a query share its products."""
     out = queries.new_zeros(pairs.shape[0], dtype=torch.float32)
-    lengths_d = lengths(cu_seqlens_d)
-    scored = (lengths(cu_seqlens_q)[pairs[:, 0]] > 0) & (lengths_d[pairs[:, 1]] > 0)
-    order = scored.nonzero()[:, 0]
+    _, lengths_d, order = _lengths_of_pairs(pairs, cu_seqlens_q, cu_seqlens_d)
     # By query, then by document, so that neighbours in memory are read where they lie.
     order = order[pairs[order, 1].argsort(stable=True)]
     order = order[pairs[order, 0].argsort(stable=True)]
@@ -121,7 +121,7 @@ def _score_by_query(
         tokens = queries[starts_q[i_q] : starts_q[i_q + 1]].float()
         for part in torch.split(places, _documents_at_a_time(tokens, scratch_bytes)):
             i_d = pairs[part, 1]
-            cu_part = from_lengths(lengths_d[i_d])
+            cu_part = from_lengths(lengths_d[part])
             offsets = cu_seqlens_d[i_d] - cu_part[:-1]
             rows, scales = documents, document_scales
             steps: Tensor | None = offsets
@@ -132,6 +132,17 @@ def _score_by_query(
             maxima = _maxima(tokens, rows, scales, cu_part, steps, scratch_bytes)
             out[part] = maxima.sum(1)
     return out
+
+
+def _lengths_of_pairs(
+    pairs: Tensor, cu_seqlens_q: Tensor, cu_seqlens_d: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of each pair's query and document, (n_pairs,) each, and the places of the pairs
+    where both have some: the others score 0.
+    """
+    lengths_q = lengths(cu_seqlens_q)[pairs[:, 0]]
+    lengths_d = lengths(cu_seqlens_d)[pairs[:, 1]]
+    return lengths_q, lengths_d, ((lengths_q > 0) & (lengths_d > 0)).nonzero()[:, 0]
 
 
 def _maxima(
@@ -205,13 +216,12 @@ def _score_padded(
     scratch = scratch_bytes // 4
     queries = queries.float()
     out = queries.new_zeros(pairs.shape[0])
-    start_q, end_q = cu_seqlens_q[pairs[:, 0]], cu_seqlens_q[pairs[:, 0] + 1]
-    start_d, end_d = cu_seqlens_d[pairs[:, 1]], cu_seqlens_d[pairs[:, 1] + 1]
-    lengths_q, lengths_d = end_q - start_q, end_d - start_d
+    start_q, start_d = cu_seqlens_q[pairs[:, 0]], cu_seqlens_d[pairs[:, 1]]
+    lengths_q, lengths_d, scored = _lengths_of_pairs(pairs, cu_seqlens_q, cu_seqlens_d)
+    end_q, end_d = start_q + lengths_q, start_d + lengths_d
 
     # Pairs of like size share a block, so that little of it is padding: queries of one power of
     # two, then documents from long to short.
-    scored = ((lengths_q > 0) & (lengths_d > 0)).nonzero()[:, 0]
     scored = scored[lengths_d[scored].argsort(descending=True, stable=True)]
     powers = torch.frexp(lengths_q[scored].float()).exponent
     for power in torch.unique(powers).tolist():

@@ -19,30 +19,12 @@ same bytes. No integer argument is specialised, so that new lengths never compil
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from m3kernels.dispatch import target_of
-from m3kernels.target import Target
-from m3kernels.variant import Variant
+__all__ = ["INTEGERS", "lexical_kernel"]
 
-CSR = tuple[Tensor, Tensor, Tensor]
-
-# Lanes of a program: rows that are searched, and terms that are looked up at a time. Queries have
-# some 12 to 30 terms. With two warps a thread has four look-ups under way.
-BLOCK_S = 16
-BLOCK_T = 16
-_NUM_WARPS = 2
-
-# What a grid's second dimension ends at.
-_GRID_BLOCKS = 65_535
-
-_INTEGERS = ["nnz_t", "nnz_s", "n_s", "first_block", "stride_t", "stride_s"]
+INTEGERS = ["nnz_t", "nnz_s", "n_s", "first_block", "stride_t", "stride_s"]
 # Nothing is loaded in vectors, so an address at a multiple of 16 would only be a second kernel.
 _POINTERS = [
     "p_indptr_t", "p_ids_t", "p_weights_t", "p_indptr_s", "p_ids_s", "p_weights_s", "p_scores",
@@ -60,8 +42,8 @@ def _clamped(start, end, nnz):
     return start, tl.minimum(end - start, 1 << 30).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=_INTEGERS, do_not_specialize_on_alignment=_POINTERS)
-def _lexical_kernel(
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=_POINTERS)
+def lexical_kernel(
     p_indptr_t, p_ids_t, p_weights_t, p_indptr_s, p_ids_s, p_weights_s, p_scores,
     nnz_t, nnz_s, n_s, first_block, stride_t, stride_s,
     BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -121,70 +103,3 @@ def _lexical_kernel(
 
     p_score = p_scores + i_t * stride_t + i_s * stride_s
     tl.store(p_score, tl.sum(acc, 1), mask=m_s)
-
-
-def lexical_scores_triton(q_csr: CSR, d_csr: CSR, grid_blocks: int = _GRID_BLOCKS) -> Tensor:
-    """Launch the kernel; takes the checked arguments of `m3kernels.lexical_scores`.
-
-    Never waits for the device. `grid_blocks` is the second dimension that a grid may have.
-    """
-    if target_of(q_csr[0].device) is None:
-        raise ValueError(f"no kernel runs on {q_csr[0].device}")
-    n_q, n_d = q_csr[0].shape[0] - 1, d_csr[0].shape[0] - 1
-    nnz_q, nnz_d = q_csr[1].shape[0], d_csr[1].shape[0]
-    if 0 in (n_q, n_d, nnz_q, nnz_d):
-        return q_csr[2].new_zeros((n_q, n_d), dtype=torch.float32)
-    scores = q_csr[2].new_empty((n_q, n_d), dtype=torch.float32)
-
-    terms, searched, strides = q_csr, d_csr, (n_d, 1)
-    if work(n_d, nnz_d, n_q, nnz_q) < work(n_q, nnz_q, n_d, nnz_d):
-        terms, searched, strides = d_csr, q_csr, (1, n_d)
-    arguments = [part.contiguous() for part in (*terms, *searched)]
-    n_t, n_s = terms[0].shape[0] - 1, searched[0].shape[0] - 1
-    blocks = triton.cdiv(n_s, BLOCK_S)
-    # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device_of(scores):
-        for first_block in range(0, blocks, grid_blocks):
-            _lexical_kernel[(n_t, min(blocks - first_block, grid_blocks))](
-                *arguments, scores,
-                terms[1].shape[0], searched[1].shape[0], n_s, first_block, *strides,
-                BLOCK_S=BLOCK_S, BLOCK_T=BLOCK_T, num_warps=_NUM_WARPS,
-            )  # fmt: skip
-    return scores
-
-
-def work(n_t: int, nnz_t: int, n_s: int, nnz_s: int) -> float:
-    """Return the steps that all programs take together to look nnz_t terms up in n_s rows.
-
-    Rows count by their mean length, which is known without a look at the device. Only the time
-    depends on it: it decides which side is searched.
-    """
-    programs = n_t * math.ceil(n_s / BLOCK_S)
-    blocks_of_terms = math.ceil(nnz_t / n_t / BLOCK_T)
-    return programs * blocks_of_terms * math.log2(nnz_s / n_s + 2)
-
-
-# -- what a launch compiles, for `m3kernels.aot`
-
-
-def variants(target: Target) -> Iterator[Variant]:
-    """Yield what `lexical_scores_triton` compiles: every dtype, and mixed ones."""
-    sides = [
-        (("fp32", "i32"), ("fp32", "i32")),
-        (("fp16", "i32"), ("fp16", "i32")),
-        (("bf16", "i32"), ("bf16", "i32")),
-        (("fp32", "i64"), ("fp32", "i64")),
-        (("bf16", "i64"), ("fp32", "i32")),
-        (("fp32", "i32"), ("fp16", "i64")),
-    ]
-    for (weights_t, ids_t), (weights_s, ids_s) in sides:
-        types = dict.fromkeys(_INTEGERS, "i32")
-        types |= {"p_indptr_t": "*i64", "p_ids_t": f"*{ids_t}", "p_weights_t": f"*{weights_t}"}
-        types |= {"p_indptr_s": "*i64", "p_ids_s": f"*{ids_s}", "p_weights_s": f"*{weights_s}"}
-        yield Variant(
-            f"lexical {weights_t} {ids_t} in {weights_s} {ids_s}",
-            _lexical_kernel,
-            types | {"p_scores": "*fp32"},
-            {"BLOCK_S": BLOCK_S, "BLOCK_T": BLOCK_T},
-            num_warps=_NUM_WARPS,
-        )

@@ -29,38 +29,10 @@ integer argument is specialised, so that new lengths never compile a kernel anew
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from m3kernels.dispatch import target_of
-from m3kernels.packing import aligned
-from m3kernels.target import Target
-from m3kernels.variant import Variant
-
-# Tokens of a run: see above for what it weighs.
-RUN = 256
-
-# Tokens of a program of the first kernel, which is one warp: 4 KB of states are under way for it
-# in some 64 registers, and a multiprocessor runs 32 such programs. With 4 tokens the registers
-# spill on some targets. In the interpreter it is the program that costs.
-_TOKENS = 2
-_TOKENS_INTERPRETED = 64
-
-# Words that a run is compared with at a time, and runs that are searched at a time.
-_CHUNK = 16
-_GROUP = 8
-
-# Runs whose owners are counted together, see `_write_kernel`.
-_BLOCK_RUNS = 256
-
-# Sequences that a search for a token's sequence looks at in one step: steps wait for one another,
-# reads do not.
-_WIDE = 256
+__all__ = ["own_kernel", "sort_kernel", "weigh_kernel", "write_kernel"]
 
 # A word is id << 31 | bits ^ _LEAST, with the bits of a weight as an integer: those of numbers
 # from 0 up ascend with the number, and a NaN's are above infinity's. A weight of 0 is _LEAST.
@@ -73,7 +45,7 @@ _NO_WORD = tl.constexpr(2**63 - 1)
     do_not_specialize=["sum_t"],
     do_not_specialize_on_alignment=["p_bias", "p_ids"],
 )
-def _weigh_kernel(
+def weigh_kernel(
     p_hidden, p_weight, p_bias, p_ids, p_words, sum_t,
     IGNORED: tl.constexpr, DIM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -144,7 +116,7 @@ def _sequence_of(p_cu, row, n, WIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n", "sum_t"], do_not_specialize_on_alignment=["p_cu"])
-def _sort_kernel(
+def sort_kernel(
     p_words, p_cu, p_sorted, p_sequences, p_indices, p_values, p_blocks, n, sum_t,
     RUN: tl.constexpr, CHUNK: tl.constexpr, WIDE: tl.constexpr, BLOCK_RUNS: tl.constexpr,
 ):  # fmt: skip
@@ -239,8 +211,37 @@ def _look_up(p_words, key, wanted, begin, end, GROUP: tl.constexpr, RUN: tl.cons
     return low, last, searched
 
 
+@triton.jit
+def _load_run(p_sorted, p_sequences, run, sum_t, RUN: tl.constexpr):
+    """Load a run of sorted words.
+
+    Returns its first place, how many words it has, the places 0 to RUN, which of them there are,
+    and the words and their sequences.
+    """
+    base = run * RUN
+    n_here = tl.minimum(sum_t - base, RUN).to(tl.int32)
+    o = tl.arange(0, RUN)
+    m = o < n_here
+    word = tl.load(p_sorted + base + o, mask=m, other=_LEAST)
+    sequence = tl.load(p_sequences + base + o, mask=m, other=0)
+    return base, n_here, o, m, word, sequence
+
+
+@triton.jit
+def _reach(p_sequences, p_cu, base, n_here, n, sum_t):
+    """Return a run's first and last sequence, and where these begin and end.
+
+    They begin no later than the run and end no earlier, whatever p_cu holds.
+    """
+    first = tl.load(p_sequences + base)
+    last = tl.load(p_sequences + base + n_here - 1)
+    begin = tl.minimum(_begin(p_cu, first, n, sum_t), base)
+    end = tl.maximum(_begin(p_cu, last + 1, n, sum_t), base + n_here)
+    return first, last, begin, end
+
+
 @triton.jit(do_not_specialize=["n", "sum_t"], do_not_specialize_on_alignment=["p_cu"])
-def _own_kernel(
+def own_kernel(
     p_sorted, p_sequences, p_cu, p_owners, p_totals, p_blocks, n, sum_t,
     RUN: tl.constexpr, GROUP: tl.constexpr, BLOCK_RUNS: tl.constexpr,
 ):  # fmt: skip
@@ -252,22 +253,14 @@ def _own_kernel(
     grid      (runs,)
     """
     run = tl.program_id(0).to(tl.int64)
-    base = run * RUN
-    n_here = tl.minimum(sum_t - base, RUN).to(tl.int32)
-    o = tl.arange(0, RUN)
-    m = o < n_here
-    word = tl.load(p_sorted + base + o, mask=m, other=_LEAST)
-    sequence = tl.load(p_sequences + base + o, mask=m, other=0)
+    base, n_here, o, m, word, sequence = _load_run(p_sorted, p_sequences, run, sum_t, RUN)
     m_second = m & (o > 0)
     word_before = tl.load(p_sorted + base + o - 1, mask=m_second, other=0)
     sequence_before = tl.load(p_sequences + base + o - 1, mask=m_second, other=-1)
     first_of_id = ((word >> 31) != (word_before >> 31)) | (sequence != sequence_before)
     owns = first_of_id & ((word & _LEAST) != _LEAST)
 
-    first = tl.load(p_sequences + base)
-    last = tl.load(p_sequences + base + n_here - 1)
-    begin = tl.minimum(_begin(p_cu, first, n, sum_t), base)
-    end = tl.maximum(_begin(p_cu, last + 1, n, sum_t), base + n_here)
+    first, last, begin, end = _reach(p_sequences, p_cu, base, n_here, n, sum_t)
 
     # The smallest word that has the id: it is in another run where that run's first word from
     # here on is no larger than this run's word.
@@ -297,7 +290,7 @@ def _own_kernel(
 
 
 @triton.jit(do_not_specialize=["n", "sum_t"], do_not_specialize_on_alignment=["p_cu"])
-def _write_kernel(
+def write_kernel(
     p_sorted, p_sequences, p_cu, p_owners, p_totals, p_blocks, p_indptr, p_indices, p_values,
     n, sum_t, RUN: tl.constexpr, GROUP: tl.constexpr, BLOCK_RUNS: tl.constexpr,
 ):  # fmt: skip
@@ -309,12 +302,7 @@ def _write_kernel(
     grid       (runs,)
     """
     run = tl.program_id(0).to(tl.int64)
-    base = run * RUN
-    n_here = tl.minimum(sum_t - base, RUN).to(tl.int32)
-    o = tl.arange(0, RUN)
-    m = o < n_here
-    word = tl.load(p_sorted + base + o, mask=m, other=_LEAST)
-    sequence = tl.load(p_sequences + base + o, mask=m, other=0)
+    base, n_here, o, m, word, sequence = _load_run(p_sorted, p_sequences, run, sum_t, RUN)
     up_to = tl.load(p_owners + base + o, mask=m, other=0)
     before = tl.load(p_owners + base + o - 1, mask=m & (o > 0), other=0)
     owns = up_to != before
@@ -331,10 +319,7 @@ def _write_kernel(
         in_blocks = tl.load(p_blocks + b + o_b, mask=b + o_b < block, other=0)
         earlier_owners += tl.sum(in_blocks.to(tl.int64), 0)
 
-    first = tl.load(p_sequences + base)
-    last = tl.load(p_sequences + base + n_here - 1)
-    begin = tl.minimum(_begin(p_cu, first, n, sum_t), base)
-    end = tl.maximum(_begin(p_cu, last + 1, n, sum_t), base + n_here)
+    first, last, begin, end = _reach(p_sequences, p_cu, base, n_here, n, sum_t)
 
     # Where all sequences lie within their run, the place is the count of owners so far. Else the
     # owners of earlier runs with larger ids go after this one, those of later runs with smaller
@@ -376,134 +361,3 @@ def _write_kernel(
         m_before = m_s & (words_before > 0)
         here = tl.load(p_owners + base + words_before - 1, mask=m_before, other=0)
         tl.store(p_indptr + o_s, earlier_owners + here, mask=m_s)
-
-
-def sparse_max_triton(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    token_ids: Tensor,
-    cu_seqlens: Tensor,
-    ignore_ids: tuple[int, ...],
-    run: int = RUN,
-    block_runs: int = _BLOCK_RUNS,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernels; takes the checked arguments of `m3kernels.sparse_max`.
-
-    Never waits for the device. `run` is a power of two from 16 on, `block_runs` one from 1 on.
-
-    Returns:
-        indptr (n + 1,), indices (sum_t,), values (sum_t,): the entries up to indptr[-1] are the
-        CSR and those after it are 0.
-    """
-    target = target_of(hidden.device)
-    if target is None:
-        raise ValueError(f"no kernel runs on {hidden.device}")
-    sum_t, dim = hidden.shape
-    n = cu_seqlens.shape[0] - 1
-    indices = hidden.new_empty(sum_t, dtype=torch.int32)
-    values = hidden.new_empty(sum_t, dtype=torch.float32)
-    if sum_t == 0 or n == 0:
-        return cu_seqlens.new_zeros(n + 1), indices.zero_(), values.zero_()
-    indptr = cu_seqlens.new_empty(n + 1)
-
-    hidden, weight = aligned(hidden), aligned(weight)
-    token_ids, cu_seqlens = token_ids.contiguous(), cu_seqlens.contiguous()
-    n_runs = triton.cdiv(sum_t, run)
-    words = cu_seqlens.new_empty(sum_t)
-    in_order = cu_seqlens.new_empty(sum_t)
-    sequences = indices.new_empty(sum_t)
-    owners = indices.new_empty(sum_t)
-    totals = indices.new_empty(n_runs)
-    blocks = indices.new_empty(triton.cdiv(n_runs, block_runs))
-    weigh = _weigh_constants(target, dim, hidden.dtype.itemsize, ignore_ids)
-    num_warps = _num_warps(target, run)
-    # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device_of(hidden):
-        _weigh_kernel[(triton.cdiv(sum_t, weigh["BLOCK_T"]),)](
-            hidden, weight, bias, token_ids, words, sum_t, **weigh, num_warps=1
-        )
-        _sort_kernel[(n_runs,)](
-            words, cu_seqlens, in_order, sequences, indices, values, blocks, n, sum_t,
-            **_sort_constants(run, block_runs), num_warps=num_warps,
-        )  # fmt: skip
-        _own_kernel[(n_runs,)](
-            in_order, sequences, cu_seqlens, owners, totals, blocks, n, sum_t,
-            **_merge_constants(run, block_runs), num_warps=num_warps,
-        )  # fmt: skip
-        _write_kernel[(n_runs,)](
-            in_order, sequences, cu_seqlens, owners, totals, blocks, indptr, indices, values,
-            n, sum_t, **_merge_constants(run, block_runs), num_warps=num_warps,
-        )  # fmt: skip
-    return indptr, indices, values
-
-
-def _weigh_constants(
-    target: Target, dim: int, itemsize: int, ignore_ids: tuple[int, ...]
-) -> dict[str, Any]:
-    # 16 bytes a lane: then both the states and the weights load as they are needed.
-    lanes = target.warp_size * 16 // itemsize
-    return {
-        # One kernel for a set of ids, however it is written.
-        "IGNORED": tuple(sorted({id for id in ignore_ids if 0 <= id < 2**31})),
-        "DIM": dim,
-        "BLOCK_T": _TOKENS_INTERPRETED if target.family == "interpreter" else _TOKENS,
-        "BLOCK_K": min(lanes, triton.next_power_of_2(max(dim, 1))),
-    }
-
-
-def _sort_constants(run: int, block_runs: int) -> dict[str, int]:
-    return {"RUN": run, "CHUNK": min(_CHUNK, run), "WIDE": _WIDE, "BLOCK_RUNS": block_runs}
-
-
-def _merge_constants(run: int, block_runs: int) -> dict[str, int]:
-    return {"RUN": run, "GROUP": _GROUP, "BLOCK_RUNS": block_runs}
-
-
-def _num_warps(target: Target, run: int) -> int:
-    """One word of a run a thread."""
-    return max(run // target.warp_size, 1)
-
-
-# -- what a launch compiles, for `m3kernels.aot`
-
-_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-
-
-def variants(target: Target) -> Iterator[Variant]:
-    """Yield what `sparse_max_triton` compiles on a target for 1024 dimensions."""
-    for dtype, name in _NAMES.items():
-        yield Variant(
-            f"sparse_max weigh {name}",
-            _weigh_kernel,
-            _signature(_weigh_kernel)
-            | dict.fromkeys(("p_hidden", "p_weight", "p_bias"), f"*{name}"),
-            _weigh_constants(target, 1024, dtype.itemsize, (0, 1, 2, 3)),
-            num_warps=1,
-            aligned=("p_hidden", "p_weight", "p_words"),
-        )
-    for name, kernel, constants in (
-        ("sort", _sort_kernel, _sort_constants(RUN, _BLOCK_RUNS)),
-        ("own", _own_kernel, _merge_constants(RUN, _BLOCK_RUNS)),
-        ("write", _write_kernel, _merge_constants(RUN, _BLOCK_RUNS)),
-    ):
-        signature = _signature(kernel)
-        yield Variant(
-            f"sparse_max {name}",
-            kernel,
-            signature,
-            constants,
-            num_warps=_num_warps(target, RUN),
-            # What the launcher allocates.
-            aligned=tuple(p for p, kind in signature.items() if "*" in kind and p != "p_cu"),
-        )
-
-
-def _signature(kernel: Any) -> dict[str, str]:
-    """Types of the arguments that are the same in every variant."""
-    types = dict.fromkeys(("p_ids", "p_words", "p_cu", "p_sorted", "p_indptr"), "*i64")
-    types |= dict.fromkeys(
-        ("p_sequences", "p_owners", "p_totals", "p_blocks", "p_indices"), "*i32"
-    )
-    types |= {"p_values": "*fp32", "n": "i32", "sum_t": "i32"}
-    return {name: types[name] for name in kernel.arg_names if name in types}
