@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.store import choices, suite
+from benchmarks.store.agreement import judge, same_lists
 from benchmarks.store.choices import CHOICES, DEFAULT, Choice, choose
 from benchmarks.store.oracle import Oracle, best, recall
 from benchmarks.store.texts import draw, lift
-from benchmarks.store.verify import judge, same_lists
 from m3qdrant import M3Encoder, M3Schema, scoring
 from m3qdrant.corpus import stdlib_docstrings
 
@@ -184,7 +184,7 @@ def test_lists_that_differ() -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("results")
     arguments = ["store", "--quick", "--documents", "60", "--seed", "7", "--out", str(out)]
-    arguments += ["--location", str(tmp_path_factory.mktemp("collections")), "--no-plots"]
+    arguments += ["--location", str(tmp_path_factory.mktemp("collections"))]
     for pattern in ("token_pooling=2", "in-memory mode", IMPOSSIBLE.name):
         arguments += ["--choice", pattern]
     with pytest.MonkeyPatch.context() as patch:
@@ -239,5 +239,7 @@ def test_its_plots(finished: tuple[int, dict[str, Any], Path]) -> None:
     path = finished[2]
     assert main(["plot", str(path)]) == 0
     assert {file.name.removeprefix(path.stem) for file in path.parent.iterdir()} == {
-        ".json", "-costs.svg", "-costs.png", "-engines.svg", "-engines.png",
-    }  # fmt: skip
+        ".json",
+        "-costs.png",
+        "-engines.png",
+    }

@@ -17,12 +17,22 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.cases import Case, key
-from benchmarks.ceilings import copy_bandwidth, matmul_rates
-from benchmarks.contenders import Contender, NotInstalled, Prepared, Unsupported, contenders
-from benchmarks.inputs import Inputs, draw
+from benchmarks.kernels.bench import (
+    Case,
+    Contender,
+    Inputs,
+    NotInstalled,
+    Prepared,
+    Unsupported,
+)
+from benchmarks.kernels.cases import draw, key
+from benchmarks.kernels.ceilings import copy_bandwidth, matmul_rates
+from benchmarks.kernels.expected import Expected
+from benchmarks.kernels.ops import bench_of
+from benchmarks.kernels.ours import contenders
 from benchmarks.timing import Clock, clock_for, in_turn, summary
-from benchmarks.verify import Expected, expect
+
+__all__ = ["Broken", "Limits", "Plan", "work"]
 
 # Beside ours, those of the peers that may be there.
 _PACKAGES = (
@@ -122,7 +132,7 @@ def _case(
         "dtype": case.dtype,
     }
     inputs = draw(case, plan.seed, device)
-    expected = expect(inputs)
+    expected = inputs.expected()
     floor, bound = expected.work.floor(ceilings["copy_bytes_per_s"], rates[case.dtype])
     described |= {
         "bytes": expected.work.bytes,
@@ -134,7 +144,7 @@ def _case(
     rows: dict[str, dict[str, Any]] = {}
     ready: dict[str, Prepared] = {}
     estimates: dict[str, float] = {}
-    for contender in contenders(case.op, plan.device):
+    for contender in contenders(bench_of(case.op), plan.device):
         name = contender.name
         rows[name] = row = _row(contender)
         why = plan.excluded.get((key(case), name))

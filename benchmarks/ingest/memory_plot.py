@@ -14,7 +14,7 @@ _OWN, _MAPPED, _READ = "#0072B2", "#A9C4D6", "#D55E00"
 
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
-    """Write `stem`-memory as SVG and PNG; return the paths."""
+    """Write `stem`-memory as PNG; return the paths."""
     return save(result, stem, {"memory": memory_plot})
 
 

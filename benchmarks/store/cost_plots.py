@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.figures import provenance, save, titles
-from benchmarks.store.report import MODES
+from benchmarks.store.choice_tables import MODES
 from benchmarks.tables import digits
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ _INCHES_A_ROW = 0.24
 
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
-    """Write `stem`-costs and, with both engines, `stem`-engines as SVG and PNG."""
+    """Write `stem`-costs and, with both engines, `stem`-engines as PNG."""
     plots: dict[str, Callable[[dict[str, Any]], Figure]] = {"costs": costs_plot}
     if _memory_row(result) is not None:
         plots["engines"] = engines_plot

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import VOCABULARY
-from benchmarks.contenders.base import Prepared
-from benchmarks.inputs import CSR, SparseMaxInputs
+from benchmarks.kernels.bench import Prepared
+from benchmarks.kernels.draws import CSR, VOCABULARY
+from benchmarks.kernels.ops.sparse_max.case import SparseMaxInputs
+
+__all__ = ["dense_scatter", "dict_loop"]
 
 _SPECIAL = (0, 1, 2, 3)
 

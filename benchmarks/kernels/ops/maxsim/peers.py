@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.base import Prepared, Unsupported
-from benchmarks.inputs import MaxSimInputs
+from benchmarks.kernels.bench import Prepared, Unsupported
+from benchmarks.kernels.ops.maxsim.case import MaxSimInputs
+
+__all__ = ["einsum_a_document", "matmul_max"]
 
 # Elements of the largest tensor that `matmul_max` makes: 1 GB of bfloat16.
 _ELEMENTS = 1 << 29

@@ -1,4 +1,4 @@
-"""The two plots of a result: time over the floor, and the roofline. Drawn from the JSON alone."""
+"""The kernel suite's plots, from the JSON alone: time over the floor, and the roofline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.figures import provenance, save, titles
-from benchmarks.report import flops
+from benchmarks.kernels.case_tables import flops
+
+__all__ = ["Bar", "bars", "columns", "draw", "floor_plot", "roofline"]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; the blues are ours.
 _LOOKS = {
@@ -56,7 +58,7 @@ class Bar:
 
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
-    """Write `stem`-floor and `stem`-roofline as SVG and PNG; return the paths."""
+    """Write `stem`-floor and `stem`-roofline as PNG; return the paths."""
     return save(result, stem, {"floor": floor_plot, "roofline": roofline})
 
 

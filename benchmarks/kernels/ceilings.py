@@ -8,6 +8,8 @@ import torch
 
 from benchmarks.timing import Clock, Run
 
+__all__ = ["copy_bandwidth", "matmul_rates"]
+
 # The best of this many seconds, after two calls that don't count: a ceiling is what the machine
 # can do, so a busy moment must not lower it.
 _SECONDS = 1.5

@@ -7,9 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from benchmarks.cases import VOCABULARY
-from benchmarks.contenders.base import Prepared, Unsupported, package
-from benchmarks.inputs import CSR, LexicalInputs
+from benchmarks.kernels.bench import Prepared, Unsupported, package
+from benchmarks.kernels.draws import CSR, VOCABULARY
+from benchmarks.kernels.ops.lexical.case import LexicalInputs
+
+__all__ = ["dense_product", "dict_loop", "embedding_bag", "scipy_product", "torch_sparse"]
 
 # The largest dense matrix of the documents that is worth its memory.
 _DENSE_BYTES = 4 << 30

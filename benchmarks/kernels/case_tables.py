@@ -1,10 +1,12 @@
-"""The tables in the terminal."""
+"""The tables of the kernel suite in the terminal."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmarks.tables import about, aligned, busy, digits
+
+__all__ = ["best_peer", "block", "flops", "footer", "header"]
 
 _COLUMNS = ("", "us", "p10 to p90", "rate", "% of floor", "vs best peer", "max error", "note")
 

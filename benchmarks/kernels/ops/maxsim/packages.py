@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.base import Prepared, Unsupported, package
-from benchmarks.inputs import MaxSimInputs
+from benchmarks.kernels.bench import Prepared, Unsupported, package
+from benchmarks.kernels.ops.maxsim.case import MaxSimInputs
+
+__all__ = ["flash_maxsim", "late_interaction", "maxsim_cpu"]
 
 _INT32 = 2**31
 

@@ -13,10 +13,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from benchmarks.cases import cases, key
+from benchmarks.kernels import case_tables
+from benchmarks.kernels.cases import cases, key
+from benchmarks.kernels.measuring import Plan, work
 from benchmarks.machine import commit, load, slug
-from benchmarks.worker import Plan, work
+
+__all__ = ["Result", "failures", "run", "write"]
 
 # Longer silence than this is a hang. Triton may compile a score of configurations in one step.
 _PATIENCE = 240.0
@@ -63,12 +65,12 @@ def run(
             result |= {"machine": message[1], "versions": message[2]}
         elif message[0] == "ceilings":
             result["ceilings"] = message[1]
-            say(report.header(result))
+            say(case_tables.header(result))
         elif message[0] == "result":
             result["cases"].append(message[2])
-            say(report.block(message[2]))
+            say(case_tables.block(message[2]))
     result["seconds"] = round(time.monotonic() - started, 1)
-    say(report.footer(result))
+    say(case_tables.footer(result))
     return result
 
 
