@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.store import choices, suite
-from benchmarks.store.agreement import judge, same_lists
+from benchmarks.store.agreement import Found, judge, same_lists
 from benchmarks.store.choices import CHOICES, DEFAULT, Choice, choose
 from benchmarks.store.oracle import Oracle, best, recall
 from benchmarks.store.texts import draw, lift
@@ -99,7 +99,7 @@ def test_rankings_by_their_definitions() -> None:
     for query in range(3):
         dense, sparse, colbert = (getattr(oracle, n)[query].tolist() for n in TINY)
         order = {
-            name: sorted(range(250), key=lambda i, s=scores: -s[i])[:100]
+            name: sorted(range(250), key=scores.__getitem__, reverse=True)[:100]
             for name, scores in (("dense", dense), ("sparse", sparse))
         }
         order["sparse"] = [i for i in order["sparse"] if sparse[i] > 0]
@@ -171,7 +171,7 @@ def test_a_lost_document_costs_recall() -> None:
 
 
 def test_lists_that_differ() -> None:
-    one = [[(4, 0.5, {}), (7, 0.25, {}), (9, 0.25, {})]]
+    one: list[Found] = [[(4, 0.5, {}), (7, 0.25, {}), (9, 0.25, {})]]
     assert same_lists(one, one) is None
     assert same_lists(one, [[one[0][0], one[0][2], one[0][1]]]) is None  # a tie changed places
     assert same_lists(one, [[one[0][0], one[0][1], (3, 0.25, {})]]) is None  # and at the end
