@@ -6,6 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+__all__ = ["ROOT"]
+
 ROOT = Path(__file__).parent.parent
 
 # A fresh clone runs without an installation.

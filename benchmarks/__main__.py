@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run a suite, or draw its plots again."""
+"""``python -m benchmarks``: run a suite, or draw the plots of its results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 
 from benchmarks import ROOT
 
+__all__ = ["main"]
+
+_RESULTS = ROOT / "benchmarks" / "results"
+
 _PLOTS = {
-    "kernels": "benchmarks.plots",
-    "store": "benchmarks.store.plots",
-    "ingest": "benchmarks.ingest.plots",
+    "kernels": "benchmarks.kernels.floor_plots",
+    "store": "benchmarks.store.cost_plots",
+    "ingest": "benchmarks.ingest.memory_plot",
 }
 
 
@@ -54,19 +58,25 @@ def main(arguments: list[str] | None = None) -> int:
         "--location", type=Path, metavar="DIR", help="where the collection lies meanwhile"
     )
     ingest.set_defaults(run=_ingest)
-    plot = commands.add_parser("plot", help="draw the plots of a JSON file again")
-    plot.add_argument("file", type=Path)
+    plot = commands.add_parser("plot", help="draw the plots of results, of any suite")
+    plot.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        metavar="FILE.json",
+        help="default: benchmarks/results/*.json",
+    )
+    plot.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the plots (default: each file's own)"
+    )
     options = parser.parse_args(arguments)
     if options.command == "plot":
-        _plot(options.file)
-        return 0
+        return _plot(options.files or sorted(_RESULTS.glob("*.json")), options.out)
     try:
         path, wrong = options.run(parser, options)
     except ValueError as error:
         parser.error(str(error))
     print(f"wrote {path}")
-    if not options.no_plots:
-        _plot(path)
     for line in wrong:
         print(f"FAILED {line}", file=sys.stderr)
     return 1 if wrong else 0
@@ -77,14 +87,13 @@ def _add_common(suite: argparse.ArgumentParser, quick: str) -> None:
     suite.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "benchmarks" / "results",
-        help="folder of the JSON file and the plots (default: benchmarks/results)",
+        default=_RESULTS,
+        help="folder of the JSON file (default: benchmarks/results)",
     )
     suite.add_argument("--seed", type=int, help="of the inputs (default: a fresh one)")
     suite.add_argument(
         "--commit", metavar="HASH", help="what was measured, where there is no git to ask"
     )
-    suite.add_argument("--no-plots", action="store_true", help="write the JSON file alone")
 
 
 def _kernels(
@@ -92,7 +101,7 @@ def _kernels(
 ) -> tuple[Path, list[str]]:
     import torch
 
-    from benchmarks.kernels import failures, run, write
+    from benchmarks.kernels.runner import failures, run, write
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -138,15 +147,27 @@ def _ingest(
     return write(result, options.out), failures(result)
 
 
-def _plot(path: Path) -> None:
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        draw = import_module(_PLOTS[result["suite"]]).draw
-    except ImportError as error:
-        print(f"no plots: {error}; `pip install matplotlib`, then `python -m benchmarks plot`")
-        return
-    for written in draw(result, path.with_suffix("")):
-        print(f"wrote {written}")
+def _plot(paths: list[Path], out: Path | None) -> int:
+    """Draw the plots of JSON files; return the exit status."""
+    status = 0
+    for path in paths:
+        try:
+            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            module = _PLOTS[result["suite"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"{path}: no suite's result: {error!r}", file=sys.stderr)
+            status = 1
+            continue
+        try:
+            draw = import_module(module).draw
+        except ImportError as error:
+            print(f"no plots: {error}; `pip install matplotlib`", file=sys.stderr)
+            return 1
+        folder = out or path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for written in draw(result, folder / path.stem):
+            print(f"wrote {written}")
+    return status
 
 
 if __name__ == "__main__":

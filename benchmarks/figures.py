@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# The same file from the same JSON: ids from a fixed salt, no date.
+__all__ = ["provenance", "save", "titles"]
+
 _STYLE: Any = {
-    "svg.hashsalt": "m3kernels",
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -20,24 +20,19 @@ _STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
 }
-_METADATA: dict[str, dict[str, str | None]] = {
-    "svg": {"Date": None, "Creator": None},
-    "png": {"Software": None},
-}
+_DPI = 110
 
 
 def save(
     result: dict[str, Any], stem: Path, plots: Mapping[str, Callable[[dict[str, Any]], Figure]]
 ) -> list[Path]:
-    """Write each plot as `stem`-name as SVG and PNG; return the paths."""
+    """Write each plot as `stem`-name.png; return the paths."""
     written = []
     with mpl.rc_context(_STYLE):
         for name, plot in plots.items():
-            figure = plot(result)
-            for kind, metadata in _METADATA.items():
-                path = stem.with_name(f"{stem.name}-{name}.{kind}")
-                figure.savefig(path, metadata=metadata, dpi=150, facecolor="white")
-                written.append(path)
+            path = stem.with_name(f"{stem.name}-{name}.png")
+            plot(result).savefig(path, metadata={"Software": None}, dpi=_DPI, facecolor="white")
+            written.append(path)
     return written
 
 

@@ -14,6 +14,8 @@ import torch
 
 from benchmarks import ROOT
 
+__all__ = ["commit", "describe", "load", "slug", "versions"]
+
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return what the JSON file says of the machine."""

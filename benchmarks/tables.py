@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+__all__ = ["about", "aligned", "busy", "count", "digits"]
+
 
 def aligned(table: Sequence[tuple[str, ...]], *, left: Sequence[int] = (0,)) -> list[str]:
     """Lines of equal columns, the first row being the header; none where there is no other.
@@ -47,3 +49,8 @@ def about(result: dict[str, object]) -> str:
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     revision = (commit["hash"] or "unknown")[:12] + (" + changes" if commit["dirty"] else "")
     return f"{named}; commit {revision}; seed {result['seed']}"
+
+
+def count(n: int, one: str, many: str) -> str:
+    """A number of things, in words for one or many."""
+    return f"{n:,} {one if n == 1 else many}"

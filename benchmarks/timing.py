@@ -9,6 +9,18 @@ from typing import Any, Protocol
 
 import torch
 
+__all__ = [
+    "Clock",
+    "CpuClock",
+    "CudaClock",
+    "Run",
+    "capture",
+    "clock_for",
+    "in_turn",
+    "quantile",
+    "summary",
+]
+
 Run = Callable[[], Any]
 
 _cuda: Any = torch.cuda  # some of its classes have no types

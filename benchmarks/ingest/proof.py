@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import ROOT, machine
-from benchmarks.ingest import report
+from benchmarks.ingest import run_lines
 from benchmarks.ingest.child import COLLECTION, EVERY, MODEL
 from benchmarks.ingest.documents import checksum, documents, sentences
 from m3qdrant import M3Encoder, M3Store
@@ -131,7 +131,7 @@ def run(
     }
     if result["commit"]["hash"] is None:
         result["commit"]["hash"] = revision  # a copy without its history
-    say(report.header(result))
+    say(run_lines.header(result))
     with tempfile.TemporaryDirectory(prefix="m3qdrant-benchmark-", dir=location) as place:
         found = sentences(stdlib_docstrings())
         (Path(place) / _SENTENCES).write_text(json.dumps(found))
@@ -143,13 +143,13 @@ def run(
             (None, 0),
         ):
             runs.append(ingest(n, Path(place), stop, at))
-            say(report.line(runs[-1], n))
+            say(run_lines.line(runs[-1], n))
         result["runs"] = [_as_row(item) for item in runs]
         result["outcome"] = _look(n, found, Path(place), seed)
         result["wrong"] = [*_unaccounted(n, runs), *_incomplete(n, result["outcome"])]
     result["load_after"] = machine.load()
     result["seconds"] = round(time.monotonic() - started, 1)
-    say(report.outcome(result))
+    say(run_lines.outcome(result))
     return result
 
 

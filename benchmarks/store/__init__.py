@@ -6,8 +6,8 @@ Read the folder in this order:
     choices.py    the storage choices, one change at a time, and how exact each has to be
     oracle.py     the exact scores of every query and document, and each mode's exact ranking
     forms.py      `weighted` in two round trips instead of one, to compare with
-    worker.py     a process that builds or serves one choice, measured from inside
-    verify.py     found against exact: errors, recall, whether there may be a speed at all
-    suite.py      which worker does what when, and the JSON document
-    report.py     tables; plots.py: plots
+    serving.py    a process that builds or serves one choice, measured from inside
+    agreement.py  found against exact: errors, recall, whether there may be a speed at all
+    suite.py      which process does what when, and the JSON document
+    choice_tables.py, cost_plots.py
 """

@@ -17,12 +17,11 @@ from typing import Any, TypeAlias
 import torch
 
 from benchmarks import machine
-from benchmarks.store import report
+from benchmarks.store import choice_tables
+from benchmarks.store.agreement import judge, same_lists
 from benchmarks.store.choices import DEFAULT, Choice, Engine, choose
 from benchmarks.store.oracle import CANDIDATES, LIMIT, Oracle
-from benchmarks.store.texts import MODEL, WIDTH, draw, encoded
-from benchmarks.store.verify import judge, same_lists
-from benchmarks.store.worker import (
+from benchmarks.store.serving import (
     COMPONENTS,
     TWO_REQUESTS,
     Failed,
@@ -30,6 +29,7 @@ from benchmarks.store.worker import (
     TooSlow,
     Worker,
 )
+from benchmarks.store.texts import MODEL, WIDTH, draw, encoded
 from benchmarks.timing import quantile
 from m3qdrant import M3Embeddings
 from m3qdrant.demo.corpus import stdlib_docstrings
@@ -125,7 +125,7 @@ def run(
         tokens = views.colbert
         assert tokens is not None
         result["tokens"] = len(tokens.vectors)
-        say(report.header(result))
+        say(choice_tables.header(result))
         tasks = [
             Task(choice, texts, files, Path(place) / str(i), width, LIMIT, CANDIDATES)
             for i, choice in enumerate(chosen)
@@ -134,7 +134,7 @@ def run(
         result["choices"] = _measure(tasks, size, oracles, say)
     result["load_after"] = machine.load()
     result["seconds"] = round(time.monotonic() - started, 1)
-    say(report.tables(result))
+    say(choice_tables.tables(result))
     return result
 
 
@@ -189,10 +189,10 @@ def _measure(
         for task, row in group:
             if "write" not in row and task.choice.engine == "embedded":
                 _build(task, row)
-                say(report.built(row))
+                say(choice_tables.built(row))
         _serve([pair for pair in group if pair[1]["status"] == "ok"], size, oracles, samples)
         for task, row in group:
-            say(report.served(row))
+            say(choice_tables.served(row))
             if task.choice != DEFAULT:
                 shutil.rmtree(task.directory, ignore_errors=True)
     if default[1]["status"] == "ok":

@@ -6,8 +6,9 @@
     quantize_tokens  token vectors in eight bits, for maxsim's documents
 
 Each op is a subpackage of the same shape: the public function with its checks and its dispatch in
-``__init__``, a plain ``reference``, and one module for each backend. The ops are also torch's,
-``torch.ops.m3kernels.*``, so that torch.compile traces them.
+``__init__``, a plain ``reference``, ``cpu`` in torch alone, ``kernels`` in Triton with their
+``launch``, and the ``variants`` that a launch compiles. ``ops`` lists them. The ops are also
+torch's, ``torch.ops.m3kernels.*``, so that torch.compile traces them.
 """
 
 # `maxsim` and `sparse_max` name both a subpackage and its function. Importing a subpackage binds

@@ -21,8 +21,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from m3kernels.dispatch import triton_version
+from m3kernels.ops import OPS
 from m3kernels.target import TARGETS, Target
 from m3kernels.variant import Variant
+
+__all__ = ["DEFAULT_TARGETS", "Report", "compile_variant", "main", "variants"]
 
 DEFAULT_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -69,12 +72,8 @@ class Report:
 
 def variants(target: Target) -> Iterator[Variant]:
     """Yield every variant that the launchers use on a target."""
-    from m3kernels.lexical.triton import variants as lexical
-    from m3kernels.maxsim.triton import variants as maxsim
-    from m3kernels.sparse_max.triton import variants as sparse_max
-
-    for of_op in (maxsim, sparse_max, lexical):
-        yield from of_op(target)
+    for op in OPS:
+        yield from op.variants(target)
 
 
 def compile_variant(variant: Variant, target: Target) -> Report:

@@ -11,6 +11,15 @@ import torch
 from m3kernels import target
 from m3kernels.target import Target
 
+__all__ = [
+    "BACKENDS",
+    "choose",
+    "interpreting",
+    "launching_on",
+    "target_of",
+    "triton_version",
+]
+
 BACKENDS = ("triton", "torch", "reference")
 
 
@@ -24,6 +33,11 @@ def target_of(device: torch.device) -> Target | None:
     if device.type == "cpu" and interpreting():
         return target.INTERPRETER
     return target.of(device)
+
+
+def launching_on(device: torch.device) -> torch.cuda.device:
+    """Return the context to launch in: Triton takes the current device, not the tensors'."""
+    return torch.cuda.device(device.index if device.type == "cuda" else -1)
 
 
 def choose(op: str, backend: str | None, device: torch.device, unsupported: str | None) -> str:

@@ -14,6 +14,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+__all__ = [
+    "FLOAT_DTYPES",
+    "INDEX_DTYPES",
+    "aligned",
+    "check_capturing",
+    "check_csr",
+    "check_csr_values",
+    "check_cu_seqlens",
+    "check_cu_seqlens_values",
+    "check_pairs",
+    "check_pairs_values",
+    "check_tensor",
+    "from_lengths",
+    "lengths",
+    "segment_ids",
+]
+
 INDEX_DTYPES = (torch.int64, torch.int32)
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

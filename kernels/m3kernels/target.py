@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+__all__ = ["INTERPRETER", "TARGETS", "Target", "of", "processors"]
+
 
 @dataclass(frozen=True)
 class Target:

@@ -6,6 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+__all__ = ["TYPE_NAMES", "Variant", "signature"]
+
+TYPE_NAMES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int8: "i8",
+    torch.float8_e4m3fn: "fp8e4nv",
+}
+"""The dtypes as Triton writes them."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -35,3 +48,8 @@ class Variant:
     multiplies: bool = False
     tma: bool = False
     blocks: int = 1
+
+
+def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:
+    """Return the types of those arguments that a `triton.jit` function has."""
+    return {name: types[name] for name in kernel.arg_names if name in types}

@@ -59,7 +59,7 @@ def test_the_checksum_tells_documents_apart_and_not_their_order() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("results")
-    status = main(["ingest", "--documents", str(N), "--out", str(out), "--no-plots"])
+    status = main(["ingest", "--documents", str(N), "--out", str(out)])
     (path,) = out.glob("ingest-*.json")
     return status, json.loads(path.read_text()), path
 
@@ -91,7 +91,7 @@ def test_its_plot(finished: tuple[int, dict[str, Any], Path]) -> None:
     pytest.importorskip("matplotlib")
     path = finished[2]
     assert main(["plot", str(path)]) == 0
-    assert path.with_name(f"{path.stem}-memory.svg").exists()
+    assert path.with_name(f"{path.stem}-memory.png").exists()
 
 
 def _runs(result: dict[str, Any]) -> list[Run]:

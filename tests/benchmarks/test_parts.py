@@ -7,13 +7,18 @@ import sys
 
 import pytest
 import torch
+from m3kernels.ops import OPS
 
-from benchmarks import report, timing
-from benchmarks.cases import Lengths, Lexical, MaxSim, SparseMax, Work, cases, key
-from benchmarks.inputs import LexicalInputs, MaxSimInputs, SparseMaxInputs, draw
-from benchmarks.kernels import failures
+from benchmarks import timing
+from benchmarks.kernels import case_tables
+from benchmarks.kernels.cases import cases, draw, key
+from benchmarks.kernels.expected import Work, check_values
+from benchmarks.kernels.ops import lexical, maxsim, sparse_max
+from benchmarks.kernels.ops.lexical import Lexical, LexicalInputs
+from benchmarks.kernels.ops.maxsim import Lengths, MaxSim, MaxSimInputs
+from benchmarks.kernels.ops.sparse_max import SparseMax, SparseMaxInputs
+from benchmarks.kernels.runner import failures
 from benchmarks.machine import slug
-from benchmarks.verify import check_values, expect, lexical, maxsim, sparse_max
 
 CPU = torch.device("cpu")
 RAGGED = Lengths("uniform", 1, 9)
@@ -24,7 +29,7 @@ RAGGED = Lengths("uniform", 1, 9)
 def test_case_names_are_unique(device: str, quick: bool) -> None:
     found = [key(case) for case in cases(device, quick=quick)]
     assert len(found) == len(set(found))
-    assert {name.partition("/")[0] for name in found} == {"maxsim", "sparse_max", "lexical_scores"}
+    assert {name.partition("/")[0] for name in found} == {op.name for op in OPS}
 
 
 def test_patterns_choose_cases() -> None:
@@ -95,7 +100,7 @@ def test_maxsim_reference() -> None:
             for q in inputs.padded_queries()
         ]
     )
-    torch.testing.assert_close(maxsim(inputs), expected)
+    torch.testing.assert_close(maxsim.exact(inputs), expected)
 
 
 def test_sparse_max_reference() -> None:
@@ -108,7 +113,7 @@ def test_sparse_max_reference() -> None:
         row = place // 40, token_id
         if token_id > 3 and weight > 0:
             expected[row] = max(weight, expected.get(row, 0.0))
-    indptr, indices, values = sparse_max(inputs)
+    indptr, indices, values = sparse_max.exact(inputs)
     rows = torch.repeat_interleave(torch.arange(3), indptr.diff()).tolist()
     found = zip(rows, indices.tolist(), values.tolist(), strict=True)
     assert {(row, i): value for row, i, value in found} == pytest.approx(expected)
@@ -117,7 +122,7 @@ def test_sparse_max_reference() -> None:
 def test_lexical_reference() -> None:
     inputs = draw(Lexical("a", 3, 20, 12, 50), 6, CPU)
     assert isinstance(inputs, LexicalInputs)
-    scores, matches = lexical(inputs)
+    scores, matches = lexical.exact(inputs)
     counted = 0
     for i in range(3):
         for j in range(20):
@@ -157,7 +162,7 @@ def test_another_shape_fails() -> None:
 
 def test_csr_checks() -> None:
     inputs = draw(SparseMax("a", 2, 30, 8, "float32"), 7, CPU)
-    expected = expect(inputs)
+    expected = inputs.expected()
     assert isinstance(expected.values, tuple)
     indptr, indices, values = expected.values
     assert expected.check((indptr, indices.int(), values.float())).ok
@@ -226,8 +231,8 @@ def test_a_wrong_contender_has_no_speed() -> None:
         "bound": "memory",
         "contenders": [_row("us", 2e-6, ours=True), _row("fast", 4e-6), _row("broken", None)],
     }
-    assert report.best_peer(case) == 4e-6
-    lines = report.block(case).splitlines()
+    assert case_tables.best_peer(case) == 4e-6
+    lines = case_tables.block(case).splitlines()
     assert lines[-1] == "  broken: wrong: max error 0.1"
     ours = next(line for line in lines if line.startswith("  us "))
     assert ours.split() == ["us", "2.0", "2.0", "to", "2.0", "0.500", "GB/s", "50.0", "2.00", "x",

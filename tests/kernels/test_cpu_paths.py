@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.lexical.torch import lexical_scores_torch
+from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.maxsim import maxima
+from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.maxsim.reference import maxsim_reference
-from m3kernels.maxsim.torch import maxsim_torch
 from m3kernels.packing import from_lengths
+from m3kernels.sparse_max.cpu import sparse_max_torch
 from m3kernels.sparse_max.reference import sparse_max_reference
-from m3kernels.sparse_max.torch import sparse_max_torch
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.kernels.conftest import Dispatched
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+CSR = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 FLOAT8 = torch.float8_e4m3fn
 LENGTHS_D = [70, 0, 1, 733, 64, 5, 0, 390]  # enough rows for the native paths
 
 
-def clustered(lengths_q, lengths_d, dim, seed=0):
+def clustered(lengths_q: list[int], lengths_d: list[int], dim: int, seed: int = 0) -> Batch:
     """Unit vectors as a trained model's: best matches score 0.4 to 0.9, the others far less."""
     rng = torch.Generator().manual_seed(seed)
     centres = torch.randn(8, dim, generator=rng)
@@ -33,7 +39,9 @@ def clustered(lengths_q, lengths_d, dim, seed=0):
     return queries, from_lengths(lengths_q), documents, from_lengths(lengths_d)
 
 
-def quantized(documents, dtype):
+def quantized(
+    documents: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Documents in a dtype, and their scales where it has them."""
     if dtype not in (torch.int8, FLOAT8):
         return documents.to(dtype), None
@@ -42,7 +50,13 @@ def quantized(documents, dtype):
     return (numbers.round() if dtype == torch.int8 else numbers).to(dtype), scales
 
 
-def both(batch, scales=None, *, scratch_bytes=None, reduction="mean"):
+def both(
+    batch: Batch,
+    scales: torch.Tensor | None = None,
+    *,
+    scratch_bytes: int | None = None,
+    reduction: str = "mean",
+) -> torch.Tensor:
     """Scores (n_q, n_d) of all pairs and, shuffled, by `pairs`; they agree."""
     n_q, n_d = batch[1].numel() - 1, batch[3].numel() - 1
     scores = maxsim_torch(*batch, None, scales, reduction, scratch_bytes)
@@ -53,12 +67,12 @@ def both(batch, scales=None, *, scratch_bytes=None, reduction="mean"):
     return scores
 
 
-def close(got, want, atol=2e-6):
+def close(got: torch.Tensor, want: torch.Tensor, atol: float = 2e-6) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=atol, equal_nan=True)
 
 
 @pytest.fixture(params=["native", "widened"])
-def native(request, monkeypatch):
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once with what this CPU has, once as on a CPU without it."""
     if request.param == "widened":
         monkeypatch.setattr(maxima, "_cpu_has", lambda check: False)
@@ -70,7 +84,9 @@ def native(request, monkeypatch):
 @pytest.mark.parametrize(
     "dtype_d", [torch.float32, torch.float16, torch.bfloat16, torch.int8, FLOAT8], ids=str
 )
-def test_every_dtype_keeps_float32_accuracy(dtype_q, dtype_d, dim):
+def test_every_dtype_keeps_float32_accuracy(
+    dtype_q: torch.dtype, dtype_d: torch.dtype, dim: int
+) -> None:
     queries, cu_q, documents, cu_d = clustered([32, 0, 7, 1], LENGTHS_D, dim)
     documents, scales = quantized(documents, dtype_d)
     batch = (queries.to(dtype_q), cu_q, documents, cu_d)
@@ -79,9 +95,14 @@ def test_every_dtype_keeps_float32_accuracy(dtype_q, dtype_d, dim):
     close(both(batch, scales), want, atol=1e-5 if dtype_d == torch.int8 else 2e-6)
 
 
-def test_the_native_paths_run_where_the_cpu_has_them(monkeypatch):
-    asked = []
-    monkeypatch.setattr(maxima, "_cpu_has", lambda check: bool(asked.append(check)))
+def test_the_native_paths_run_where_the_cpu_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def has(check: str) -> bool:
+        asked.append(check)
+        return False
+
+    monkeypatch.setattr(maxima, "_cpu_has", has)
     for dtype in (torch.bfloat16, torch.int8, torch.float32):
         queries, cu_q, documents, cu_d = clustered([32], [600], 128)
         documents, scales = quantized(documents, dtype)
@@ -89,14 +110,14 @@ def test_the_native_paths_run_where_the_cpu_has_them(monkeypatch):
     assert asked == ["_is_avx512_bf16_supported", "_is_vnni_supported"]
 
 
-def test_a_cpu_check_that_torch_lacks_is_no():
+def test_a_cpu_check_that_torch_lacks_is_no() -> None:
     assert maxima._cpu_has("_is_no_check_of_torch") is False
 
 
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("scratch_bytes", [0, 5_000, 60_000, 700_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, FLOAT8], ids=str)
-def test_blocks_of_every_size(dtype, scratch_bytes):
+def test_blocks_of_every_size(dtype: torch.dtype, scratch_bytes: int) -> None:
     queries, cu_q, documents, cu_d = clustered([20, 3], LENGTHS_D, 96)
     documents, scales = quantized(documents, dtype)
     batch = (queries, cu_q, documents, cu_d)
@@ -106,7 +127,7 @@ def test_blocks_of_every_size(dtype, scratch_bytes):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("exact_queries", [True, False])
-def test_ties_in_bfloat16_are_told_apart(exact_queries, seed):
+def test_ties_in_bfloat16_are_told_apart(exact_queries: bool, seed: int) -> None:
     """Rows that differ by less than bfloat16 shows in the product, and by enough in float32."""
     rng = torch.Generator().manual_seed(seed)
     base = normalize(torch.randn(1, 512, generator=rng), dim=1)
@@ -121,7 +142,7 @@ def test_ties_in_bfloat16_are_told_apart(exact_queries, seed):
 
 
 @pytest.mark.parametrize("exact_queries", [True, False])
-def test_documents_of_one_row_many_times(exact_queries):
+def test_documents_of_one_row_many_times(exact_queries: bool) -> None:
     rng = torch.Generator().manual_seed(0)
     queries = torch.randn(16, 64, generator=rng)
     if exact_queries:
@@ -143,8 +164,14 @@ def test_documents_of_one_row_many_times(exact_queries):
     seed=st.integers(0, 2**31),
 )
 def test_small_integers_come_out_exact(
-    lengths_q, lengths_d, dim, scratch_bytes, largest, dtype, seed
-):
+    lengths_q: list[int],
+    lengths_d: list[int],
+    dim: int,
+    scratch_bytes: int | None,
+    largest: int,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
     """Small integers are exact in each dtype and full of ties."""
     rng = torch.Generator().manual_seed(seed)
     numbers = [
@@ -166,7 +193,9 @@ def test_small_integers_come_out_exact(
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype_q", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dtype_d", [torch.bfloat16, torch.float32], ids=str)
-def test_a_bad_number_stays_in_its_document(dtype_d, dtype_q, bad):
+def test_a_bad_number_stays_in_its_document(
+    dtype_d: torch.dtype, dtype_q: torch.dtype, bad: float
+) -> None:
     queries, cu_q, documents, cu_d = clustered([32], LENGTHS_D, 128)
     batch = (queries.to(dtype_q), cu_q, documents.to(dtype_d), cu_d)
     clean = both(batch)
@@ -181,7 +210,7 @@ def test_a_bad_number_stays_in_its_document(dtype_d, dtype_q, bad):
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype_d", [torch.bfloat16, torch.int8, FLOAT8], ids=str)
-def test_a_bad_number_stays_in_its_query(dtype_d, bad):
+def test_a_bad_number_stays_in_its_query(dtype_d: torch.dtype, bad: float) -> None:
     queries, cu_q, documents, cu_d = clustered([16, 16], LENGTHS_D, 128)
     documents, scales = quantized(documents, dtype_d)
     batch = (queries, cu_q, documents, cu_d)
@@ -196,9 +225,10 @@ def test_a_bad_number_stays_in_its_query(dtype_d, bad):
 
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.int8, FLOAT8], ids=str)
-def test_a_nan_scale_stays_in_its_document(dtype):
+def test_a_nan_scale_stays_in_its_document(dtype: torch.dtype) -> None:
     queries, cu_q, documents, cu_d = clustered([16], LENGTHS_D, 64)
     documents, scales = quantized(documents, dtype)
+    assert scales is not None
     clean = both((queries, cu_q, documents, cu_d), scales)
     scales[100] = float("nan")  # document 3
     scores = both((queries, cu_q, documents, cu_d), scales)
@@ -208,7 +238,7 @@ def test_a_nan_scale_stays_in_its_document(dtype):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-5, 1e5, 1e18, 3e37])
-def test_bfloat16_of_every_size(size):
+def test_bfloat16_of_every_size(size: float) -> None:
     """Norms overflow at 3e37; each token's score still is a float32."""
     queries, cu_q, documents, cu_d = clustered([16], LENGTHS_D, 128)
     batch = (queries, cu_q, (documents * size).bfloat16(), cu_d)
@@ -218,7 +248,7 @@ def test_bfloat16_of_every_size(size):
     )
 
 
-def test_a_score_does_not_depend_on_the_rest_of_the_call():
+def test_a_score_does_not_depend_on_the_rest_of_the_call() -> None:
     queries, cu_q, documents, cu_d = clustered([32, 32], LENGTHS_D, 256)
     for dtype in (torch.float32, torch.bfloat16, torch.int8):
         rows, scales = quantized(documents, dtype)
@@ -232,14 +262,14 @@ def test_a_score_does_not_depend_on_the_rest_of_the_call():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, FLOAT8], ids=str)
-def test_same_bytes_each_time(dtype):
+def test_same_bytes_each_time(dtype: torch.dtype) -> None:
     queries, cu_q, documents, cu_d = clustered([32, 5], LENGTHS_D, 128)
     documents, scales = quantized(documents, dtype)
     batch = (queries, cu_q, documents, cu_d)
     assert torch.equal(both(batch, scales), both(batch, scales))
 
 
-def test_pairs_of_queries_with_other_documents_each():
+def test_pairs_of_queries_with_other_documents_each() -> None:
     queries, cu_q, documents, cu_d = clustered([12] * 6, [30] * 40, 128)
     rng = torch.Generator().manual_seed(0)
     pairs = torch.stack(
@@ -254,7 +284,7 @@ def test_pairs_of_queries_with_other_documents_each():
             close(maxsim_torch(*batch, pairs, scales, "mean", scratch_bytes), want, atol=1e-5)
 
 
-def test_pairs_that_only_look_like_neighbours():
+def test_pairs_that_only_look_like_neighbours() -> None:
     """Document 0 twice and then 2: the gap makes up for the repetition."""
     queries, cu_q, documents, cu_d = clustered([16], [300] * 4, 64)
     pairs = torch.tensor([[0, 0], [0, 0], [0, 2]])
@@ -266,7 +296,7 @@ def test_pairs_that_only_look_like_neighbours():
 
 
 @pytest.mark.parametrize("largest", [1e-36, 1e-6, 1.0, 1e6, 1e30])
-def test_queries_in_digits_keep_their_bound(largest):
+def test_queries_in_digits_keep_their_bound(largest: float) -> None:
     """One number far above the others is the worst case of two digits a number."""
     rng = torch.Generator().manual_seed(0)
     queries = 1e-3 * largest * torch.randn(16, 256, generator=rng)
@@ -275,18 +305,18 @@ def test_queries_in_digits_keep_their_bound(largest):
     batch = (queries, from_lengths([1] * 16), documents, from_lengths([300]))
     got = maxsim_torch(*batch, None, torch.ones(300), "mean")
     want = maxsim_reference(*batch, None, torch.ones(300), "mean")
-    bound = largest * documents.double().abs().sum(1).max() / 64_516
+    bound = largest * float(documents.double().abs().sum(1).max()) / 64_516
     # 1e-30 is the smallest scale that a query gets.
     assert (got - want).abs().max() <= max(bound, 1e-30 * 256) + 1e-6 * want.abs().max()
 
 
-def test_int8_of_one_column():
+def test_int8_of_one_column() -> None:
     documents = torch.tensor([[10], [-128], [4]], dtype=torch.int8)
     batch = (torch.ones(8, 1), from_lengths([8]), documents, from_lengths([3]))
     assert maxsim_torch(*batch, None, torch.ones(3), "mean").tolist() == [[10.0]]
 
 
-def test_float8_is_widened_exactly():
+def test_float8_is_widened_exactly() -> None:
     every = torch.arange(256).to(torch.uint8).view(FLOAT8)[:, None]
     rows, factors = maxima._widen_float8(every)
     want = every.float()
@@ -296,39 +326,37 @@ def test_float8_is_widened_exactly():
     assert maxima._widen_float8(spoiled)[1].isnan().all()
 
 
-class _Largest(TorchDispatchMode):
+class _Largest:
     """The largest tensor that an operation makes."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self) -> None:
         self.bytes = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
+    def saw(self, function: Any, args: tuple[Any, ...], made: Any) -> None:
         old = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
         for tensor in made if isinstance(made, (tuple, list)) else [made]:
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in old:
                 self.bytes = max(self.bytes, tensor.nbytes)
-        return made
 
 
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, FLOAT8], ids=str)
 @pytest.mark.parametrize("lengths_d", [[40] * 400, [16_000]], ids=["many", "long"])
-def test_no_tensor_grows_with_the_documents(dtype, lengths_d):
+def test_no_tensor_grows_with_the_documents(dtype: torch.dtype, lengths_d: list[int]) -> None:
     queries, cu_q, documents, cu_d = clustered([32, 32], lengths_d, 64)
     documents, scales = quantized(documents, dtype)
     pairs = torch.cartesian_prod(torch.arange(2), torch.arange(len(lengths_d)))
     every_other = pairs[pairs[:, 1] % 2 == 0]
     for chosen in (None, pairs, every_other):
-        with _Largest() as largest:
+        largest = _Largest()
+        with Dispatched(largest.saw):
             maxsim_torch(queries, cu_q, documents, cu_d, chosen, scales, "mean", 300_000)
         assert largest.bytes <= 300_000
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("scratch_bytes", [0, 9_000, 4 << 20])
-def test_sparse_max_keeps_float32_accuracy(dtype, scratch_bytes):
+def test_sparse_max_keeps_float32_accuracy(dtype: torch.dtype, scratch_bytes: int) -> None:
     rng = torch.Generator().manual_seed(0)
     lengths = [64, 0, 1, 200, 33]
     n = sum(lengths)
@@ -346,7 +374,7 @@ def test_sparse_max_keeps_float32_accuracy(dtype, scratch_bytes):
         torch.testing.assert_close(got[2], want[2], rtol=1e-5, atol=2e-6)
 
 
-def test_sparse_max_keeps_a_nan_in_its_id():
+def test_sparse_max_keeps_a_nan_in_its_id() -> None:
     hidden = torch.tensor([[1.0], [float("nan")], [2.0], [3.0]])
     ids = torch.tensor([7, 7, 7, 9], dtype=torch.int32)
     indptr, indices, values = sparse_max_torch(
@@ -358,10 +386,10 @@ def test_sparse_max_keeps_a_nan_in_its_id():
     assert values[1:].tolist() == [2.0, 3.0]
 
 
-def test_lexical_scores_of_many_documents_match_a_dense_product():
+def test_lexical_scores_of_many_documents_match_a_dense_product() -> None:
     rng = torch.Generator().manual_seed(0)
 
-    def csr(n, terms):
+    def csr(n: int, terms: int) -> tuple[torch.Tensor, CSR]:
         dense = torch.rand(n, 500, generator=rng)
         dense[dense < dense.topk(terms + 1).values[:, -1:]] = 0.0
         held = dense != 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
@@ -13,9 +14,11 @@ CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
 
+Release = tuple[int, int]
+
 
 @pytest.fixture(autouse=True)
-def _fresh_caches():
+def _fresh_caches() -> Iterator[None]:
     caches = (target.of, target.processors, dispatch.triton_version)
     for cached in caches:
         cached.cache_clear()
@@ -25,10 +28,10 @@ def _fresh_caches():
 
 
 @pytest.fixture
-def interpreter(monkeypatch):
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Set whether Triton interprets."""
 
-    def set_it(on):
+    def set_it(on: bool) -> None:
         if on:
             monkeypatch.setenv("TRITON_INTERPRET", "1")
         else:
@@ -39,10 +42,14 @@ def interpreter(monkeypatch):
 
 
 @pytest.fixture
-def card(monkeypatch):
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that device 0 is a card of this capability, or of this AMD architecture."""
 
-    def set_it(capability=None, arch=None, name="A card"):
+    def set_it(
+        capability: tuple[int, int] | None = None,
+        arch: str | None = None,
+        name: str | None = "A card",
+    ) -> None:
         target.of.cache_clear()
         monkeypatch.setattr(torch.version, "hip", "6.4" if arch else None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -54,10 +61,10 @@ def card(monkeypatch):
 
 
 @pytest.fixture
-def triton(monkeypatch):
+def triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[Release | None], None]:
     """Pretend that this release of Triton is installed, or none."""
 
-    def set_it(release):
+    def set_it(release: Release | None) -> None:
         monkeypatch.setattr(dispatch, "triton_version", lambda: release)
 
     set_it((3, 6))
@@ -85,7 +92,9 @@ def triton(monkeypatch):
     ],
     ids=str,
 )
-def test_the_target_of_a_card(card, capability, name):
+def test_the_target_of_a_card(
+    card: Callable[..., None], capability: tuple[int, int] | None, name: str | None
+) -> None:
     card(capability)
     found = target.of(CUDA)
     assert found == (TARGETS[name] if name else None)
@@ -96,12 +105,14 @@ def test_the_target_of_a_card(card, capability, name):
     ("arch", "name"),
     [("gfx942:sramecc+:xnack-", "gfx942"), ("gfx942", "gfx942"), ("gfx90a", None)],
 )
-def test_the_target_of_an_amd_card(card, arch, name):
+def test_the_target_of_an_amd_card(
+    card: Callable[..., None], arch: str | None, name: str | None
+) -> None:
     card(arch=arch)
     assert target.of(CUDA) == (TARGETS[name] if name else None)
 
 
-def test_the_target_of_what_is_no_card(interpreter):
+def test_the_target_of_what_is_no_card(interpreter: Callable[[bool], None]) -> None:
     for device in (CPU, META):
         assert target.of(device) is None
         assert dispatch.target_of(device) is None
@@ -111,7 +122,9 @@ def test_the_target_of_what_is_no_card(interpreter):
     assert dispatch.target_of(META) is None
 
 
-def test_the_interpreter_stands_for_no_card(interpreter, card):
+def test_the_interpreter_stands_for_no_card(
+    interpreter: Callable[[bool], None], card: Callable[..., None]
+) -> None:
     interpreter(True)
     card((8, 0))
     assert dispatch.target_of(CUDA) is TARGETS["sm_80"]
@@ -120,12 +133,12 @@ def test_the_interpreter_stands_for_no_card(interpreter, card):
 
 
 @pytest.mark.parametrize("value", ["0", "", "true"])
-def test_only_1_means_the_interpreter(monkeypatch, value):
+def test_only_1_means_the_interpreter(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", value)
     assert not dispatch.interpreting()
 
 
-def test_targets():
+def test_targets() -> None:
     families = {"sm_80", "sm_90", "sm_100", "gfx942"}
     for name, of in TARGETS.items():
         assert of.name == name
@@ -139,7 +152,7 @@ def test_targets():
     assert INTERPRETER.backend == "cuda"
 
 
-def test_processors(card):
+def test_processors(card: Callable[..., None]) -> None:
     assert target.processors(CPU) == 2
     card((9, 0))
     assert target.processors(CUDA) == 132
@@ -147,12 +160,16 @@ def test_processors(card):
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("device", [CPU, CUDA, META], ids=str)
-def test_the_plain_backends_run_everywhere(triton, device, backend):
+def test_the_plain_backends_run_everywhere(
+    triton: Callable[[Release | None], None], device: torch.device, backend: str
+) -> None:
     triton(None)
     assert choose("op", backend, device, "it is too large") == backend
 
 
-def test_the_best_backend_on_a_card(triton, card):
+def test_the_best_backend_on_a_card(
+    triton: Callable[[Release | None], None], card: Callable[..., None]
+) -> None:
     card((9, 0))
     assert choose("op", None, CUDA, None) == "triton"
     assert choose("op", "triton", CUDA, None) == "triton"
@@ -166,7 +183,9 @@ def test_the_best_backend_on_a_card(triton, card):
     assert choose("op", None, CUDA, None) == "torch"
 
 
-def test_the_best_backend_on_a_cpu(triton, interpreter):
+def test_the_best_backend_on_a_cpu(
+    triton: Callable[[Release | None], None], interpreter: Callable[[bool], None]
+) -> None:
     assert choose("op", None, CPU, None) == "torch"
     # The interpreter is for tests: it runs only where it is asked for.
     interpreter(True)
@@ -175,7 +194,7 @@ def test_the_best_backend_on_a_cpu(triton, interpreter):
 
 
 @pytest.mark.parametrize("backend", ["cuda", "Triton", ""])
-def test_an_unknown_backend(backend):
+def test_an_unknown_backend(backend: str) -> None:
     with pytest.raises(ValueError, match="backend is") as error:
         choose("op", backend, CPU, None)
     assert str(error.value) == (
@@ -183,7 +202,7 @@ def test_an_unknown_backend(backend):
     )
 
 
-def cant(op, device, unsupported=None):
+def cant(op: str, device: torch.device, unsupported: str | None = None) -> str:
     with pytest.raises(ValueError, match="can't run") as error:
         choose(op, "triton", device, unsupported)
     prefix, suffix = f"{op} can't run backend='triton': ", "; use backend='torch'"
@@ -193,7 +212,11 @@ def cant(op, device, unsupported=None):
     return message.removeprefix(prefix).removesuffix(suffix)
 
 
-def test_why_triton_cant_run(triton, card, interpreter):
+def test_why_triton_cant_run(
+    triton: Callable[[Release | None], None],
+    card: Callable[..., None],
+    interpreter: Callable[[bool], None],
+) -> None:
     card((9, 0))
     assert cant("op", CUDA, "it is too large") == "it is too large"
     need = "it needs a GPU (or TRITON_INTERPRET=1)"
@@ -213,7 +236,11 @@ def test_why_triton_cant_run(triton, card, interpreter):
     assert cant("op", CUDA, "it is too large") == "triton is not installed"
 
 
-def test_a_card_may_need_a_newer_triton(triton, card, interpreter):
+def test_a_card_may_need_a_newer_triton(
+    triton: Callable[[Release | None], None],
+    card: Callable[..., None],
+    interpreter: Callable[[bool], None],
+) -> None:
     card((10, 0))
     triton((3, 8))
     assert cant("op", CUDA) == "triton is 3.8, and sm_100 needs 3.9 or newer"
@@ -223,7 +250,9 @@ def test_a_card_may_need_a_newer_triton(triton, card, interpreter):
 
 
 @pytest.mark.parametrize("release", [(3, 6), (3, 9), (3, 10), (4, 0)], ids=str)
-def test_a_triton_that_is_new_enough(triton, card, release):
+def test_a_triton_that_is_new_enough(
+    triton: Callable[[Release | None], None], card: Callable[..., None], release: Release
+) -> None:
     card((9, 0))
     triton(release)
     assert choose("op", "triton", CUDA, None) == "triton"
@@ -241,8 +270,10 @@ def test_a_triton_that_is_new_enough(triton, card, release):
     ],
     ids=str,
 )
-def test_the_installed_triton(monkeypatch, installed, release):
-    def version(name):
+def test_the_installed_triton(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], release: Release | None
+) -> None:
+    def version(name: str) -> str:
         if name not in installed:
             raise PackageNotFoundError(name)
         return installed[name]

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import m3kernels
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.lexical.torch import lexical_scores_torch
+from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.packing import from_lengths
 
-from tests.kernels.conftest import Kernel
+from tests.kernels.conftest import Kernel, another_stream
+
+CSR = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Rows = Sequence[Mapping[int, float]]
 
 ROWS = st.lists(
     st.dictionaries(
@@ -20,7 +26,7 @@ ROWS = st.lists(
 )
 
 
-def csr(rows, device="cpu"):
+def csr(rows: Rows, device: torch.device | str = "cpu") -> CSR:
     """The CSR of dicts {id: weight}."""
     terms = [term for row in rows for term in sorted(row.items())]
     return (
@@ -30,7 +36,13 @@ def csr(rows, device="cpu"):
     )
 
 
-def random_rows(n, terms, vocab, seed=0):
+def each(change: Callable[[torch.Tensor], torch.Tensor], csr: CSR) -> CSR:
+    """The CSR with its three parts changed."""
+    indptr, indices, values = csr
+    return change(indptr), change(indices), change(values)
+
+
+def random_rows(n: int, terms: int, vocab: int, seed: int = 0) -> list[dict[int, float]]:
     rng = torch.Generator().manual_seed(seed)
     return [
         {
@@ -45,11 +57,26 @@ def random_rows(n, terms, vocab, seed=0):
     ]
 
 
+def examples(seed: int, device: torch.device) -> list[tuple[Any, ...]]:
+    """Calls for test_ops, of small integers, whose products are exact."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def side(n: int) -> CSR:
+        weights = torch.randint(-9, 6, (n, 30), generator=rng).clamp_(min=0).float()
+        held = weights != 0
+        indptr = from_lengths(held.sum(1))
+        csr = indptr, held.nonzero()[:, 1].int(), weights[held]
+        return each(lambda part: part.to(device), csr)
+
+    nothing = csr([{}, {}], device)
+    return [(side(5), side(20)), (nothing, side(3)), (side(3), nothing), (side(0), side(0))]
+
+
 # Sums of float32 products, against float64.
-LIMITS = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
+LIMITS: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
 
 
-def assert_agrees(kernel, q, d, **options):
+def assert_agrees(kernel: Kernel, q: CSR, d: CSR, **options: Any) -> torch.Tensor:
     """The backend against the reference, which is returned."""
     want = m3kernels.lexical_scores(q, d, **options, backend="reference")
     got = m3kernels.lexical_scores(q, d, **options, backend=kernel.backend)
@@ -59,21 +86,21 @@ def assert_agrees(kernel, q, d, **options):
     return want
 
 
-def interpreted(kernel):
+def interpreted(kernel: Kernel) -> bool:
     return kernel.backend == "triton" and kernel.device.type == "cpu"
 
 
 @pytest.fixture
-def triton_kernel(kernel):
+def triton_kernel(kernel: Kernel) -> ModuleType:
     """The Triton module, in tests of what only it has."""
     if kernel.backend != "triton":
         pytest.skip("about the Triton kernel")
-    from m3kernels.lexical import triton
+    from m3kernels.lexical import launch
 
-    return triton
+    return launch
 
 
-def test_by_hand(kernel):
+def test_by_hand(kernel: Kernel) -> None:
     q = csr([{4: 2.0, 9: 1.0}, {}, {5: 3.0}], kernel.device)
     d = csr([{4: 0.5, 5: 1.0, 9: 4.0}, {8: 1.0}], kernel.device)
     for backend in (kernel.backend, "reference"):
@@ -83,7 +110,7 @@ def test_by_hand(kernel):
 
 @settings(max_examples=80, deadline=None)
 @given(q=ROWS, d=ROWS)
-def test_any_rows(module_kernel, q, d):
+def test_any_rows(module_kernel: Kernel, q: Rows, d: Rows) -> None:
     scores = assert_agrees(
         module_kernel, csr(q, module_kernel.device), csr(d, module_kernel.device)
     )
@@ -95,7 +122,7 @@ def test_any_rows(module_kernel, q, d):
     [(1, 100, 50, 400), (33, 17, 80, 300), (65, 3, 9, 2**30)],
     ids=["Q1-N100", "Q33-N17", "Q65-N3-large-ids"],
 )
-def test_shapes(kernel, n_q, n_d, terms, vocab):
+def test_shapes(kernel: Kernel, n_q: int, n_d: int, terms: int, vocab: int) -> None:
     if interpreted(kernel):  # a program takes it some 20 ms
         n_q = -(-n_q // 4)
     q, d = random_rows(n_q, terms, vocab, seed=1), random_rows(n_d, terms, vocab, seed=2)
@@ -107,14 +134,16 @@ def test_shapes(kernel, n_q, n_d, terms, vocab):
     [(2, 700, 20, 9), (2, 12, 20, 5_000), (3, 300, 5, 300), (1, 1, 3, 2_000), (17, 40, 1, 1)],
     ids=["long-queries", "long-documents", "both-long", "one-term", "one-document"],
 )
-def test_long_rows_on_either_side(kernel, n_q, terms_q, n_d, terms_d):
+def test_long_rows_on_either_side(
+    kernel: Kernel, n_q: int, terms_q: int, n_d: int, terms_d: int
+) -> None:
     q, d = random_rows(n_q, terms_q, 6_000, seed=1), random_rows(n_d, terms_d, 6_000, seed=2)
     # rows of very different lengths next to each other
     q, d = [{}, *q, {5: 1.0}], [{5: 2.0, 9: 1.0}, {}, *d]
     assert_agrees(kernel, csr(q, kernel.device), csr(d, kernel.device))
 
 
-def test_every_place_of_a_row_is_found(kernel):
+def test_every_place_of_a_row_is_found(kernel: Kernel) -> None:
     """Rows of 0 to 20 terms, with queries for each id in them and between them."""
     d = [{2 * i + 1: i + 1.0 for i in range(length)} for length in range(21)]
     q = [dict.fromkeys(range(42), 1.0), *({i: 1.0} for i in (0, 1, 2, 31, 32, 39, 40))]
@@ -123,7 +152,9 @@ def test_every_place_of_a_row_is_found(kernel):
 
 
 @pytest.mark.parametrize("searched", ["queries", "documents"])
-def test_either_side_can_be_searched(kernel, triton_kernel, monkeypatch, searched):
+def test_either_side_can_be_searched(
+    kernel: Kernel, triton_kernel: ModuleType, monkeypatch: pytest.MonkeyPatch, searched: str
+) -> None:
     works = iter([0.0, 1.0] if searched == "queries" else [1.0, 0.0])
     monkeypatch.setattr(triton_kernel, "work", lambda *_: next(works))
     q = csr([*random_rows(5, 30, 60), {}], kernel.device)
@@ -132,12 +163,12 @@ def test_either_side_can_be_searched(kernel, triton_kernel, monkeypatch, searche
     assert next(works, None) is None
 
 
-def test_the_side_that_takes_fewer_steps_is_searched(triton_kernel):
+def test_the_side_that_takes_fewer_steps_is_searched(triton_kernel: ModuleType) -> None:
     work = triton_kernel.work
 
-    def documents_are_searched(n_q, terms_q, n_d, terms_d):
+    def documents_are_searched(n_q: int, terms_q: int, n_d: int, terms_d: int) -> bool:
         nnz_q, nnz_d = n_q * terms_q, n_d * terms_d
-        return work(n_q, nnz_q, n_d, nnz_d) <= work(n_d, nnz_d, n_q, nnz_q)
+        return bool(work(n_q, nnz_q, n_d, nnz_d) <= work(n_d, nnz_d, n_q, nnz_q))
 
     assert documents_are_searched(1, 20, 1_000, 400)
     assert documents_are_searched(2_000, 20, 100_000, 400)
@@ -148,7 +179,9 @@ def test_the_side_that_takes_fewer_steps_is_searched(triton_kernel):
 
 @pytest.mark.parametrize("grid_blocks", [1, 2, 3])
 @pytest.mark.parametrize("n_s", [32, 33, 65])
-def test_several_launches(kernel, triton_kernel, grid_blocks, n_s):
+def test_several_launches(
+    kernel: Kernel, triton_kernel: ModuleType, grid_blocks: int, n_s: int
+) -> None:
     """More rows than a grid's second dimension takes."""
     q = csr(random_rows(1, 3, 9), kernel.device)
     d = csr(random_rows(n_s, 5, 9, seed=2), kernel.device)
@@ -157,7 +190,7 @@ def test_several_launches(kernel, triton_kernel, grid_blocks, n_s):
     torch.testing.assert_close(got, want, **LIMITS)
 
 
-def test_more_queries_than_a_grid_has_rows(kernel):
+def test_more_queries_than_a_grid_has_rows(kernel: Kernel) -> None:
     if interpreted(kernel):
         pytest.skip("test_several_launches has smaller grids")
     n_q = 65_535 + 100
@@ -174,7 +207,7 @@ def test_more_queries_than_a_grid_has_rows(kernel):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a million rows need a card")
-def test_more_documents_than_one_launch_takes():
+def test_more_documents_than_one_launch_takes() -> None:
     device = torch.device("cuda")
     n_d = 65_535 * 16 + 100
     ids = torch.arange(n_d, device=device) % 3
@@ -184,17 +217,17 @@ def test_more_documents_than_one_launch_takes():
 
 
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0), (2, 2)], ids=str)
-def test_nothing_to_score(kernel, sizes):
+def test_nothing_to_score(kernel: Kernel, sizes: tuple[int, int]) -> None:
     n_q, n_d = sizes
-    for q, d in [({}, {}), ({4: 1.0}, {}), ({}, {4: 1.0})]:
-        q, d = csr([q] * n_q, kernel.device), csr([d] * n_d, kernel.device)
+    for row_q, row_d in [({}, {}), ({4: 1.0}, {}), ({}, {4: 1.0})]:
+        q, d = csr([row_q] * n_q, kernel.device), csr([row_d] * n_d, kernel.device)
         scores = assert_agrees(kernel, q, d)
         assert scores.shape == sizes
         assert not scores.any()
 
 
 @pytest.mark.parametrize("block_queries", [1, 2, 3, 5, 64])
-def test_blocks_of_every_size(device, block_queries):
+def test_blocks_of_every_size(device: torch.device, block_queries: int) -> None:
     q = csr([*random_rows(4, 10, 30), {}], device)
     d = csr(random_rows(6, 12, 30, seed=3), device)
     q, d = ((indptr, indices.long(), values) for indptr, indices, values in (q, d))
@@ -204,7 +237,9 @@ def test_blocks_of_every_size(device, block_queries):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", ["query", "document"])
-def test_a_bad_weight_reaches_only_the_pairs_that_share_it(kernel, bad, side):
+def test_a_bad_weight_reaches_only_the_pairs_that_share_it(
+    kernel: Kernel, bad: float, side: str
+) -> None:
     rows = [{4: 1.0, 9: 2.0}, {9: 1.0}, {4: 3.0, 11: 1.0}, {}]
     spoiled = [{4: bad, 9: 2.0}, *rows[1:]]
     q, d = (spoiled, rows) if side == "query" else (rows, spoiled)
@@ -214,7 +249,7 @@ def test_a_bad_weight_reaches_only_the_pairs_that_share_it(kernel, bad, side):
     assert scores[1:].isfinite().all()
 
 
-def test_a_stored_zero_is_no_term(kernel):
+def test_a_stored_zero_is_no_term(kernel: Kernel) -> None:
     zero, infinite = [{4: 0.0, 5: 1.0}], [{4: math.inf, 5: 1.0}]
     for q, d in [(zero, infinite), (infinite, zero), (zero, [{4: math.nan, 5: 1.0}])]:
         scores = assert_agrees(kernel, csr(q, kernel.device), csr(d, kernel.device))
@@ -225,14 +260,21 @@ def test_a_stored_zero_is_no_term(kernel):
 @pytest.mark.parametrize("ids_q", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("weights_d", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("weights_q", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_dtypes(kernel, weights_q, weights_d, ids_q, ids_d):
-    q, d = csr(random_rows(2, 20, 60), kernel.device), csr(random_rows(7, 20, 60, seed=5))
+def test_dtypes(
+    kernel: Kernel,
+    weights_q: torch.dtype,
+    weights_d: torch.dtype,
+    ids_q: torch.dtype,
+    ids_d: torch.dtype,
+) -> None:
+    q = csr(random_rows(2, 20, 60), kernel.device)
+    d = csr(random_rows(7, 20, 60, seed=5), kernel.device)
     q = (q[0].int(), q[1].to(ids_q), q[2].to(weights_q))
-    d = tuple(part.to(kernel.device) for part in (d[0], d[1].to(ids_d), d[2].to(weights_d)))
+    d = (d[0], d[1].to(ids_d), d[2].to(weights_d))
     assert_agrees(kernel, q, d)
 
 
-def test_ids_beyond_int32(kernel):
+def test_ids_beyond_int32(kernel: Kernel) -> None:
     """An id of 2^32 + 4 is not 4, in either order."""
     indptr, indices, values = csr([{4: 1.0, 5: 2.0}, {4: 3.0}], kernel.device)
     large = (indptr, indices.long() + 2**32, values)
@@ -241,21 +283,21 @@ def test_ids_beyond_int32(kernel):
     assert assert_agrees(kernel, large, large).tolist() == [[5.0, 3.0], [3.0, 9.0]]
 
 
-def test_views(kernel):
+def test_views(kernel: Kernel) -> None:
     q = csr(random_rows(2, 20, 60), kernel.device)
     d = csr(random_rows(7, 20, 60, seed=5), kernel.device)
     want = assert_agrees(kernel, q, d)
-    strided = tuple(part.repeat_interleave(2)[::2] for part in d)
+    strided = each(lambda part: part.repeat_interleave(2)[::2], d)
     assert not any(part.is_contiguous() for part in strided)
     got = m3kernels.lexical_scores(q, strided, backend=kernel.backend)
     torch.testing.assert_close(got, want, **LIMITS)
     # at an address that is no multiple of 16 bytes
-    shifted = tuple(torch.cat([part[:1], part])[1:] for part in d)
+    shifted = each(lambda part: torch.cat([part[:1], part])[1:], d)
     got = m3kernels.lexical_scores(q, shifted, backend=kernel.backend)
     torch.testing.assert_close(got, want, **LIMITS)
 
 
-def test_takes_what_sparse_max_returns(kernel):
+def test_takes_what_sparse_max_returns(kernel: Kernel) -> None:
     rng = torch.Generator().manual_seed(0)
     cu = torch.tensor([0, 30, 50, 90], device=kernel.device)
     csrs = m3kernels.sparse_max(
@@ -270,7 +312,7 @@ def test_takes_what_sparse_max_returns(kernel):
     torch.testing.assert_close(scores, scores.T)
 
 
-def untrimmed(csr, tail):
+def untrimmed(csr: CSR, tail: int) -> CSR:
     """The CSR with entries past its last row that would spoil the scores, were they read."""
     indptr, indices, values = csr
     ids = torch.cat([indices[:tail], indices.new_tensor([-1, 4, 4, 0])])
@@ -282,7 +324,7 @@ def untrimmed(csr, tail):
 
 
 @pytest.mark.parametrize("tail", [0, 50])
-def test_untrimmed(kernel, tail):
+def test_untrimmed(kernel: Kernel, tail: int) -> None:
     q = csr([{4: 1.0, 9: 2.0}, {}, *random_rows(2, 20, 30)], kernel.device)
     d = csr([*random_rows(17, 9, 30, seed=1), {}, {4: 3.0}, {}], kernel.device)
     want = m3kernels.lexical_scores(q, d, backend="reference")
@@ -294,7 +336,7 @@ def test_untrimmed(kernel, tail):
             m3kernels.lexical_scores(*swapped, backend=kernel.backend)
 
 
-def test_untrimmed_without_a_term(kernel):
+def test_untrimmed_without_a_term(kernel: Kernel) -> None:
     indptr = torch.zeros(4, dtype=torch.int64, device=kernel.device)
     empty = untrimmed(csr([{}, {}, {}], kernel.device), 0)
     assert torch.equal(empty[0], indptr)
@@ -316,7 +358,7 @@ def test_untrimmed_without_a_term(kernel):
     ],
     ids=str,
 )
-def test_an_indptr_that_lies_stays_in_bounds(kernel, wrong):
+def test_an_indptr_that_lies_stays_in_bounds(kernel: Kernel, wrong: list[int]) -> None:
     """With validate=False it gives wrong scores, and nothing worse."""
     good = csr(random_rows(3, 9, 30), kernel.device)
     # Ids that all rows share and weights that would show, on both sides of what may be read.
@@ -336,10 +378,10 @@ def test_an_indptr_that_lies_stays_in_bounds(kernel, wrong):
             assert scores.isfinite().all()
 
 
-def test_ids_that_lie_stay_in_bounds(kernel):
+def test_ids_that_lie_stay_in_bounds(kernel: Kernel) -> None:
     """With validate=False ids that don't ascend or are negative are only found or not found."""
 
-    def guarded(rows):  # NaN weights before and after
+    def guarded(rows: Rows) -> CSR:  # NaN weights before and after
         indptr, ids, weights = csr(rows, kernel.device)
         return indptr, ids, torch.nn.functional.pad(weights, (4, 4), value=math.nan)[4:-4]
 
@@ -349,11 +391,11 @@ def test_ids_that_lie_stay_in_bounds(kernel):
         indptr, _, weights = guarded([dict.fromkeys(range(4), 1.0)])
         lying = (indptr, ids, weights)
         for q, d in ((good, lying), (lying, good), (lying, lying)):
-            options = {"validate": False, "backend": kernel.backend}
+            options: dict[str, Any] = {"validate": False, "backend": kernel.backend}
             assert m3kernels.lexical_scores(q, d, **options).isfinite().all()
 
 
-def test_same_bytes_each_time(kernel):
+def test_same_bytes_each_time(kernel: Kernel) -> None:
     n = 10 if interpreted(kernel) else 20
     q = csr(random_rows(n, 50, 90), kernel.device)
     d = csr(random_rows(2 * n, 50, 90, seed=4), kernel.device)
@@ -361,16 +403,16 @@ def test_same_bytes_each_time(kernel):
     assert torch.equal(first, second)
 
 
-def test_no_gradient(kernel):
+def test_no_gradient(kernel: Kernel) -> None:
     q, d = csr(random_rows(2, 5, 9), kernel.device), csr(random_rows(3, 5, 9), kernel.device)
     q[2].requires_grad_()
     assert_agrees(kernel, q, d)
 
 
 @pytest.mark.parametrize("validate", [True, False])
-def test_torch_compile_traces_it(kernel, validate):
+def test_torch_compile_traces_it(kernel: Kernel, validate: bool) -> None:
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
-    def scores(q, d):
+    def scores(q: CSR, d: CSR) -> torch.Tensor:
         q = (q[0], q[1], q[2] * 2)
         return m3kernels.lexical_scores(q, d, backend=kernel.backend, validate=validate) / 2
 
@@ -382,7 +424,7 @@ def test_torch_compile_traces_it(kernel, validate):
 
 
 @pytest.mark.parametrize("validate", [True, False])
-def test_the_custom_op_is_well_formed(kernel, validate):
+def test_the_custom_op_is_well_formed(kernel: Kernel, validate: bool) -> None:
     q = csr(random_rows(2, 5, 9), kernel.device)
     d = csr(random_rows(3, 5, 9, seed=1), kernel.device)
     torch.library.opcheck(
@@ -391,10 +433,10 @@ def test_the_custom_op_is_well_formed(kernel, validate):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
-def test_a_cuda_graph_records_it():
+def test_a_cuda_graph_records_it() -> None:
     device = torch.device("cuda")
 
-    def batch(seed):
+    def batch(seed: int) -> list[CSR]:
         # Of the same sizes, in buffers that are longer than the terms.
         q, d = random_rows(9, 30, 900, seed), random_rows(70, 300, 900, seed + 1)
         sides = []
@@ -406,7 +448,7 @@ def test_a_cuda_graph_records_it():
         return sides
 
     q, d = batch(0)
-    options = {"backend": "triton", "validate": False}
+    options: dict[str, Any] = {"backend": "triton", "validate": False}
     m3kernels.lexical_scores(q, d, **options)  # compiled before the recording
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -422,22 +464,19 @@ def test_a_cuda_graph_records_it():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
-def test_any_stream(kernel):
+def test_any_stream(kernel: Kernel) -> None:
     if kernel.device.type != "cuda":
         pytest.skip("a stream is a card's")
     q = csr(random_rows(9, 30, 900), kernel.device)
     d = csr(random_rows(70, 300, 900, seed=1), kernel.device)
     want = m3kernels.lexical_scores(q, d, backend="reference")
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with another_stream():
         scores = m3kernels.lexical_scores(q, d, backend=kernel.backend)
-    torch.cuda.current_stream().wait_stream(stream)
     torch.testing.assert_close(scores, want, **LIMITS)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two cards")
-def test_any_card():
+def test_any_card() -> None:
     device = torch.device("cuda:1")
     with torch.cuda.device(0):
         q, d = csr(random_rows(9, 30, 900), device), csr(random_rows(70, 300, 900), device)
@@ -460,13 +499,13 @@ def test_any_card():
         (None, (torch.tensor([0, 1]), torch.tensor([-4]), torch.ones(1)), ValueError, "d_csr's"),
     ],
 )
-def test_errors_name_the_argument(q, d, error, message):
+def test_errors_name_the_argument(q: Any, d: Any, error: type[Exception], message: str) -> None:
     good = csr([{4: 1.0}])
     with pytest.raises(error, match=message):
         m3kernels.lexical_scores(q or good, d or good)
 
 
-def test_errors_name_the_backend(monkeypatch):
+def test_errors_name_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     good = csr([{4: 1.0}])
     with pytest.raises(ValueError, match="backend is 'cuda'"):
         m3kernels.lexical_scores(good, good, backend="cuda")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from m3kernels import packing
 
+CSR = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
 CPU = torch.device("cpu")
 KERNELS = Path(packing.__file__).parents[1]
 
 
 @given(st.lists(st.integers(0, 20), max_size=12))
-def test_lengths_and_back(sizes):
+def test_lengths_and_back(sizes: list[int]) -> None:
     cu = packing.from_lengths(sizes)
     assert cu.dtype == torch.int64
     assert cu.tolist() == [sum(sizes[:i]) for i in range(len(sizes) + 1)]
@@ -26,31 +29,31 @@ def test_lengths_and_back(sizes):
     assert packing.segment_ids(cu, sum(sizes)).tolist() == ids
 
 
-def test_offsets_beyond_int32():
+def test_offsets_beyond_int32() -> None:
     cu = packing.from_lengths(torch.tensor([2**31, 5], dtype=torch.int64))
     assert cu.tolist() == [0, 2**31, 2**31 + 5]
 
 
-def check_cu_seqlens(value):
+def check_cu_seqlens(value: Any) -> torch.Tensor:
     cu = packing.check_cu_seqlens("cu", value, device=CPU)
     packing.check_cu_seqlens_values("cu", cu, rows=3)
     return cu
 
 
-def check_pairs(value):
+def check_pairs(value: Any) -> torch.Tensor:
     pairs = packing.check_pairs(value, device=CPU)
     packing.check_pairs_values(pairs, n_queries=2, n_documents=3)
     return pairs
 
 
-def check_csr(value, **options):
+def check_csr(value: Any, **options: Any) -> CSR:
     csr = packing.check_csr("csr", value, **options)
     packing.check_csr_values("csr", csr)
     return csr
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32], ids=str)
-def test_checks_pass_what_is_right(dtype):
+def test_checks_pass_what_is_right(dtype: torch.dtype) -> None:
     offsets = torch.tensor([0, 0, 2, 3], dtype=dtype)
     cu = check_cu_seqlens(offsets)
     assert cu.dtype == torch.int64
@@ -88,7 +91,9 @@ def test_checks_pass_what_is_right(dtype):
     ],
     ids=lambda value: None if isinstance(value, (type, str)) else "",
 )
-def test_check_cu_seqlens_names_the_argument(value, error, message):
+def test_check_cu_seqlens_names_the_argument(
+    value: Any, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         packing.check_cu_seqlens("cu", value, device=CPU)
 
@@ -104,7 +109,7 @@ def test_check_cu_seqlens_names_the_argument(value, error, message):
     ],
     ids=str,
 )
-def test_check_cu_seqlens_values_names_the_argument(value, message):
+def test_check_cu_seqlens_values_names_the_argument(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_cu_seqlens(torch.tensor(value))
 
@@ -119,7 +124,7 @@ def test_check_cu_seqlens_values_names_the_argument(value, message):
         (torch.zeros(1, 2, dtype=torch.int64, device="meta"), ValueError, "pairs is on meta"),
     ],
 )
-def test_check_pairs_names_the_argument(value, error, message):
+def test_check_pairs_names_the_argument(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         packing.check_pairs(value, device=CPU)
 
@@ -133,12 +138,12 @@ def test_check_pairs_names_the_argument(value, error, message):
         ([[1, 1], [-7, 1]], "the query index -7"),
     ],
 )
-def test_check_pairs_values_names_the_argument(value, message):
+def test_check_pairs_values_names_the_argument(value: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_pairs(torch.tensor(value))
 
 
-def test_check_csr_lets_a_row_start_below_the_last_one():
+def test_check_csr_lets_a_row_start_below_the_last_one() -> None:
     csr = (torch.tensor([0, 2, 2, 4]), torch.tensor([3, 9, 1, 9]), torch.ones(4))
     assert check_csr(csr)[1].tolist() == [3, 9, 1, 9]
 
@@ -168,12 +173,12 @@ def test_check_csr_lets_a_row_start_below_the_last_one():
         ),
     ],
 )
-def test_check_csr_names_the_argument(value, error, message):
+def test_check_csr_names_the_argument(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         packing.check_csr("csr", value)
 
 
-def test_check_csr_names_the_device():
+def test_check_csr_names_the_device() -> None:
     csr = (torch.tensor([0, 1]), torch.tensor([1]), torch.ones(1))
     with pytest.raises(ValueError, match="csr's indices is on cpu; expected meta"):
         packing.check_csr("csr", csr, device=torch.device("meta"))
@@ -192,7 +197,9 @@ def test_check_csr_names_the_device():
     ],
     ids=str,
 )
-def test_check_csr_values_names_the_argument(indptr, indices, message, dtype):
+def test_check_csr_values_names_the_argument(
+    indptr: list[int], indices: list[int], message: str, dtype: torch.dtype
+) -> None:
     csr = (
         torch.tensor(indptr),
         torch.tensor(indices, dtype=dtype),
@@ -202,7 +209,7 @@ def test_check_csr_values_names_the_argument(indptr, indices, message, dtype):
         check_csr(csr)
 
 
-def test_values_are_not_read_before_they_are_checked():
+def test_values_are_not_read_before_they_are_checked() -> None:
     """The free checks run on tensors that have no values."""
     offsets = torch.zeros(3, dtype=torch.int64, device="meta")
     pairs = torch.zeros(2, 2, dtype=torch.int32, device="meta")
@@ -212,7 +219,7 @@ def test_values_are_not_read_before_they_are_checked():
     packing.check_csr("csr", (offsets, offsets, floats))
 
 
-def test_values_are_not_read_while_a_cuda_graph_records(monkeypatch):
+def test_values_are_not_read_while_a_cuda_graph_records(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     for recording in (True, False):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda it=recording: it)
@@ -228,15 +235,15 @@ def test_values_are_not_read_while_a_cuda_graph_records(monkeypatch):
     "lines",
     [
         "import m3kernels",
-        "import m3kernels; import m3kernels.maxsim.reference; import m3kernels.maxsim.torch",
+        "import m3kernels; import m3kernels.maxsim.reference; import m3kernels.maxsim.cpu",
         "import m3kernels.maxsim.reference; import m3kernels",
-        "import m3kernels.sparse_max; import m3kernels.maxsim; import m3kernels.lexical.torch",
-        "from m3kernels.maxsim import maxsim; from m3kernels.maxsim.torch import maxsim_torch",
-        "from m3kernels.sparse_max import torch as t; import importlib, m3kernels; "
+        "import m3kernels.sparse_max; import m3kernels.maxsim; import m3kernels.lexical.cpu",
+        "from m3kernels.maxsim import maxsim; from m3kernels.maxsim.cpu import maxsim_torch",
+        "from m3kernels.sparse_max import cpu; import importlib, m3kernels; "
         "importlib.import_module('m3kernels.maxsim.reference'); importlib.reload(m3kernels)",
     ],
 )
-def test_the_public_names_are_functions_in_every_import_order(lines):
+def test_the_public_names_are_functions_in_every_import_order(lines: str) -> None:
     check = (
         "import sys, types, m3kernels\n"
         "for name in m3kernels.__all__:\n"

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m3kernels.maxsim.torch import maxsim_torch
+from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.packing import from_lengths
 from m3kernels.quantize import quantize_tokens
 from torch.nn.functional import normalize
@@ -14,7 +16,7 @@ DTYPES = [torch.int8, FLOAT8]
 LARGEST = {torch.int8: 127.0, FLOAT8: 448.0}
 
 
-def widened(vectors, dtype):
+def widened(vectors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     quantized, scales = quantize_tokens(vectors, dtype)
     assert quantized.shape == vectors.shape
     assert quantized.dtype == dtype
@@ -24,7 +26,7 @@ def widened(vectors, dtype):
     return quantized.double() * scales.double()[:, None]
 
 
-def steps(vectors, scales, dtype):
+def steps(vectors: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Half of the distance between the numbers around each x: the largest error there is."""
     if dtype == torch.int8:
         return (scales / 2)[:, None].expand_as(vectors)
@@ -34,7 +36,9 @@ def steps(vectors, scales, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_an_error_is_at_most_half_a_step(device, source, dtype):
+def test_an_error_is_at_most_half_a_step(
+    device: torch.device, source: torch.dtype, dtype: torch.dtype
+) -> None:
     rng = torch.Generator().manual_seed(0)
     vectors = torch.randn(57, 130, generator=rng) * torch.logspace(-3, 3, 57)[:, None]
     vectors = vectors.to(device, source)
@@ -53,7 +57,9 @@ def test_an_error_is_at_most_half_a_step(device, source, dtype):
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**31),
 )
-def test_rows_of_every_size_stay_finite(rows, dim, exponent, dtype, seed):
+def test_rows_of_every_size_stay_finite(
+    rows: int, dim: int, exponent: int, dtype: torch.dtype, seed: int
+) -> None:
     rng = torch.Generator().manual_seed(seed)
     vectors = (torch.rand(rows, dim, generator=rng) * 2 - 1) * 10.0**exponent
     quantized, scales = quantize_tokens(vectors, dtype)
@@ -65,14 +71,14 @@ def test_rows_of_every_size_stay_finite(rows, dim, exponent, dtype, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_extremes_use_the_whole_range(dtype):
+def test_the_extremes_use_the_whole_range(dtype: torch.dtype) -> None:
     vectors = torch.tensor([[1.0, -3.0, 0.0], [-0.1, 0.1, 0.05], [3.4e38, -3.4e38, 0.0]])
     quantized, _ = quantize_tokens(vectors, dtype)
     assert (quantized.float().abs().amax(1) == LARGEST[dtype]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_row_of_zeros(device, dtype):
+def test_a_row_of_zeros(device: torch.device, dtype: torch.dtype) -> None:
     quantized, scales = quantize_tokens(torch.zeros(2, 5, device=device), dtype)
     assert (quantized.float() == 0).all()
     assert scales.tolist() == [1.0, 1.0]
@@ -80,7 +86,9 @@ def test_a_row_of_zeros(device, dtype):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_bad_row_shows_in_its_document_alone(device, dtype, bad):
+def test_a_bad_row_shows_in_its_document_alone(
+    device: torch.device, dtype: torch.dtype, bad: float
+) -> None:
     rng = torch.Generator().manual_seed(0)
     vectors = torch.randn(9, 32, generator=rng).to(device)
     clean, clean_scales = quantize_tokens(vectors, dtype)
@@ -97,7 +105,7 @@ def test_a_bad_row_shows_in_its_document_alone(device, dtype, bad):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_blocks_do_not_show(monkeypatch, dtype):
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     vectors = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     want = quantize_tokens(vectors, dtype)
     for block in (1, 33, 16 * 7):
@@ -108,7 +116,7 @@ def test_blocks_do_not_show(monkeypatch, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_no_rows_views_and_gradients(dtype):
+def test_no_rows_views_and_gradients(dtype: torch.dtype) -> None:
     quantized, scales = quantize_tokens(torch.ones(0, 4), dtype)
     assert (quantized.shape, scales.shape) == ((0, 4), (0,))
     vectors = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -120,7 +128,7 @@ def test_no_rows_views_and_gradients(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_it_compiles_to_one_graph(dtype):
+def test_it_compiles_to_one_graph(dtype: torch.dtype) -> None:
     compiled = torch.compile(
         lambda rows: quantize_tokens(rows, dtype), fullgraph=True, backend="aot_eager"
     )
@@ -135,7 +143,9 @@ def test_it_compiles_to_one_graph(dtype):
 @pytest.mark.parametrize(
     ("dtype", "largest", "mean"), [(torch.int8, 4e-4, 6e-5), (FLOAT8, 2e-3, 4e-4)], ids=str
 )
-def test_scores_move_by_as_little_as_the_docstring_says(dtype, largest, mean):
+def test_scores_move_by_as_little_as_the_docstring_says(
+    dtype: torch.dtype, largest: float, mean: float
+) -> None:
     rng = torch.Generator().manual_seed(0)
     n_q, lengths = 12, torch.randint(5, 80, (60,), generator=rng).tolist()
     centres = torch.randn(16, 1024, generator=rng)
@@ -167,6 +177,8 @@ def test_scores_move_by_as_little_as_the_docstring_says(dtype, largest, mean):
         ((torch.ones(2, 2), "int8"), TypeError, "dtype is 'int8'"),
     ],
 )
-def test_errors_name_the_argument(arguments, error, message):
+def test_errors_name_the_argument(
+    arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         quantize_tokens(*arguments)

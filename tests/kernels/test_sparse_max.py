@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import m3kernels
 import pytest
@@ -8,25 +9,55 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from m3kernels.packing import from_lengths
-from m3kernels.sparse_max.torch import sparse_max_torch
+from m3kernels.sparse_max.cpu import sparse_max_torch
+
+from tests.kernels.conftest import Kernel, another_stream
+
+CSR = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 IGNORED = (0, 1, 2, 3)
 
 
-def ragged(lengths, dim, *, vocab=20, seed=0, dtype=torch.float32, device="cpu"):
+def ragged(
+    lengths: list[int],
+    dim: int,
+    *,
+    vocab: int = 20,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Batch:
     """hidden, weight, bias, token_ids, cu_seqlens."""
     rng = torch.Generator().manual_seed(seed)
     rows = sum(lengths)
-    return [
+    return (
         torch.randn(rows, dim, generator=rng).to(device, dtype),
         torch.randn(dim, generator=rng).to(device, dtype),
         torch.randn(1, generator=rng).to(device, dtype),
         torch.randint(0, vocab, (rows,), generator=rng).to(device),
         from_lengths(lengths).to(device),
-    ]
+    )
 
 
-def as_dicts(csr):
+def examples(seed: int, device: torch.device) -> list[tuple[Any, ...]]:
+    """Calls for test_ops, of small integers, whose weights are exact."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def call(lengths: list[int]) -> Batch:
+        rows = sum(lengths)
+        hidden, weight, bias = (
+            torch.randint(-3, 4, shape, generator=rng).float().to(device)
+            for shape in ((rows, 24), (24,), (1,))
+        )
+        ids = torch.randint(0, 15, (rows,), generator=rng).to(device)
+        return hidden, weight, bias, ids, from_lengths(lengths).to(device)
+
+    drawn = torch.randint(1, 40, (4,), generator=rng).tolist()
+    return [call([*drawn, 0]), call([0, 0]), call([])]
+
+
+def as_dicts(csr: CSR) -> list[dict[int, float]]:
     indptr, indices, values = csr
     assert (indptr.dtype, indices.dtype, values.dtype) == (torch.int64, torch.int32, torch.float32)
     assert indptr[0] == 0
@@ -40,10 +71,10 @@ def as_dicts(csr):
     return rows
 
 
-def assert_same(got, want):
-    got, want = as_dicts(got), as_dicts(want)
-    assert len(got) == len(want)
-    for row_got, row_want in zip(got, want, strict=True):
+def assert_same(got: CSR, want: CSR) -> None:
+    rows_got, rows_want = as_dicts(got), as_dicts(want)
+    assert len(rows_got) == len(rows_want)
+    for row_got, row_want in zip(rows_got, rows_want, strict=True):
         # A weight within rounding of 0 may be kept by one and dropped by the other.
         for i in row_got.keys() | row_want.keys():
             assert row_got.get(i, 0.0) == pytest.approx(
@@ -51,7 +82,7 @@ def assert_same(got, want):
             )
 
 
-def assert_agrees(batch, kernel, **options):
+def assert_agrees(batch: Batch, kernel: Kernel, **options: Any) -> list[dict[int, float]]:
     want = m3kernels.sparse_max(*batch, **options, backend="reference")
     got = m3kernels.sparse_max(*batch, **options, backend=kernel.backend)
     assert_same(got, want)
@@ -59,9 +90,11 @@ def assert_agrees(batch, kernel, **options):
     return as_dicts(want)
 
 
-def in_runs(batch, run, ignore_ids=IGNORED, block_runs=2):
+def in_runs(
+    batch: Batch, run: int, ignore_ids: tuple[int, ...] = IGNORED, block_runs: int = 2
+) -> CSR:
     """The Triton kernels with short runs, so that sequences cross many of them; trimmed."""
-    from m3kernels.sparse_max.triton import sparse_max_triton
+    from m3kernels.sparse_max.launch import sparse_max_triton
 
     hidden, weight, bias, ids, cu = batch
     indptr, indices, values = sparse_max_triton(
@@ -74,14 +107,14 @@ def in_runs(batch, run, ignore_ids=IGNORED, block_runs=2):
 
 
 @pytest.fixture
-def triton_device(kernel):
+def triton_device(kernel: Kernel) -> torch.device:
     if kernel.backend != "triton":
         pytest.skip("about the Triton kernels")
     return kernel.device
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_by_hand(backend):
+def test_by_hand(backend: str) -> None:
     hidden = torch.tensor([[1.0], [3.0], [2.0], [-1.0], [5.0], [0.5]])
     ids = torch.tensor([0, 7, 7, 9, 2, 7])
     csr = m3kernels.sparse_max(
@@ -103,7 +136,14 @@ def test_by_hand(backend):
     ignore_ids=st.sampled_from([(0, 1, 2, 3), (), (5,)]),
     seed=st.integers(0, 2**31),
 )
-def test_any_ragged_shape(module_kernel, lengths, dim, vocab, ignore_ids, seed):
+def test_any_ragged_shape(
+    module_kernel: Kernel,
+    lengths: list[int],
+    dim: int,
+    vocab: int,
+    ignore_ids: tuple[int, ...],
+    seed: int,
+) -> None:
     batch = ragged(lengths, dim, vocab=vocab, seed=seed, device=module_kernel.device)
     rows = assert_agrees(batch, module_kernel, ignore_ids=ignore_ids)
     assert len(rows) == len(lengths)
@@ -117,7 +157,9 @@ def test_any_ragged_shape(module_kernel, lengths, dim, vocab, ignore_ids, seed):
     distinct=st.sampled_from([2, 3, 1000]),
     seed=st.integers(0, 2**31),
 )
-def test_sequences_across_runs(module_kernel, lengths, vocab, distinct, seed):
+def test_sequences_across_runs(
+    module_kernel: Kernel, lengths: list[int], vocab: int, distinct: int, seed: int
+) -> None:
     if module_kernel.backend != "triton":
         pytest.skip("about the Triton kernels")
     hidden, weight, bias, ids, cu = ragged(
@@ -145,42 +187,44 @@ def test_sequences_across_runs(module_kernel, lengths, vocab, distinct, seed):
         "T512-D1024", "T123-D192-duplicates", "T1500-D7-large-ids", "D48", "D1000", "D1040",
     ],
 )  # fmt: skip
-def test_shapes_and_dtypes(kernel, lengths, dim, vocab, dtype):
+def test_shapes_and_dtypes(
+    kernel: Kernel, lengths: list[int], dim: int, vocab: int, dtype: torch.dtype
+) -> None:
     assert_agrees(ragged(lengths, dim, vocab=vocab, dtype=dtype, device=kernel.device), kernel)
 
 
-def test_a_long_sequence(kernel):
+def test_a_long_sequence(kernel: Kernel) -> None:
     lengths = [3, 8192, 5]
     rows = assert_agrees(ragged(lengths, 1, vocab=3000, device=kernel.device), kernel)
     assert len(rows[1]) > 1000
 
 
-def test_many_short_sequences(kernel):
+def test_many_short_sequences(kernel: Kernel) -> None:
     lengths = [0, 1, 3, 0, 0, 2] * 60 + [0] * 300
     rows = assert_agrees(ragged(lengths, 4, vocab=9, device=kernel.device), kernel)
     assert len(rows) == 660
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]], ids=str)
-def test_no_tokens(kernel, lengths):
+def test_no_tokens(kernel: Kernel, lengths: list[int]) -> None:
     assert assert_agrees(ragged(lengths, 8, device=kernel.device), kernel) == [{} for _ in lengths]
 
 
-def test_no_dimensions(kernel):
+def test_no_dimensions(kernel: Kernel) -> None:
     hidden, weight, bias, _, cu = ragged([2, 1], 0, device=kernel.device)
     ids = torch.tensor([7, 5, 7], device=kernel.device)
-    rows = assert_agrees([hidden, weight, bias.fill_(0.5), ids, cu], kernel)
+    rows = assert_agrees((hidden, weight, bias.fill_(0.5), ids, cu), kernel)
     assert rows == [{5: 0.5, 7: 0.5}, {7: 0.5}]
 
 
-def test_the_largest_ids(kernel):
+def test_the_largest_ids(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([40, 30], 3, vocab=5, device=kernel.device)
-    rows = assert_agrees([hidden, weight, bias, 2**31 - 1 - ids, cu], kernel)
+    rows = assert_agrees((hidden, weight, bias, 2**31 - 1 - ids, cu), kernel)
     assert max(max(row) for row in rows) == 2**31 - 1
-    assert_agrees([hidden, weight, bias, (2**31 - 1 - ids).int(), cu], kernel)
+    assert_agrees((hidden, weight, bias, (2**31 - 1 - ids).int(), cu), kernel)
 
 
-def test_the_shapes_of_a_linear_layer(kernel):
+def test_the_shapes_of_a_linear_layer(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([6, 4], 8, device=kernel.device)
     backend = kernel.backend
     want = m3kernels.sparse_max(hidden, weight, bias, ids, cu, backend=backend)
@@ -188,7 +232,7 @@ def test_the_shapes_of_a_linear_layer(kernel):
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
-def test_views(kernel):
+def test_views(kernel: Kernel) -> None:
     batch = ragged([6, 4], 8, device=kernel.device)
     strided = [part.repeat_interleave(2, 0)[::2] for part in batch]
     assert not any(part.is_contiguous() for part in strided if part.numel() > 1)
@@ -203,24 +247,24 @@ def test_views(kernel):
         )
 
 
-def test_weights_of_another_dtype(kernel):
+def test_weights_of_another_dtype(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([6, 4], 24, device=kernel.device)
-    assert_agrees([hidden.bfloat16(), weight, bias.half(), ids, cu], kernel)
-    assert_agrees([hidden, weight.half(), bias, ids, cu], kernel)
+    assert_agrees((hidden.bfloat16(), weight, bias.half(), ids, cu), kernel)
+    assert_agrees((hidden, weight.half(), bias, ids, cu), kernel)
 
 
-def test_all_ignored(kernel):
+def test_all_ignored(kernel: Kernel) -> None:
     assert assert_agrees(ragged([5, 3], 8, vocab=4, device=kernel.device), kernel) == [{}, {}]
 
 
-def test_many_ignored(kernel):
+def test_many_ignored(kernel: Kernel) -> None:
     batch = ragged([50, 3], 8, vocab=60, device=kernel.device)
     rows = assert_agrees(batch, kernel, ignore_ids=[*range(5, 50), 5, -1, 2**40])
     assert rows[0]
     assert not {i for row in rows for i in row} & set(range(5, 50))
 
 
-def test_ignored_states_mean_nothing(kernel):
+def test_ignored_states_mean_nothing(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([30, 9], 8, vocab=8, device=kernel.device)
     clean = m3kernels.sparse_max(hidden, weight, bias, ids, cu, backend=kernel.backend)
     hidden[ids < 4] = math.nan
@@ -230,7 +274,7 @@ def test_ignored_states_mean_nothing(kernel):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_nan_is_kept_and_wins(kernel, place):
+def test_nan_is_kept_and_wins(kernel: Kernel, place: int) -> None:
     for backend in (kernel.backend, "reference"):
         hidden = torch.ones(6, 2, device=kernel.device)
         hidden[place, 1] = math.nan
@@ -250,12 +294,12 @@ def test_nan_is_kept_and_wins(kernel, place):
 
 @pytest.mark.parametrize("place", [0, 15, 16, 31, 32, 49])
 @pytest.mark.parametrize("winner", [math.nan, math.inf, 2.0])
-def test_a_winner_in_any_run(triton_device, place, winner):
+def test_a_winner_in_any_run(triton_device: torch.device, place: int, winner: float) -> None:
     hidden = torch.ones(50, 1, device=triton_device)
     hidden[place] = winner
     ids = torch.arange(50, device=triton_device) % 7 + 4
-    batch = hidden, torch.ones(1), torch.zeros(1), ids, torch.tensor([0, 0, 50, 50])
-    batch = [part.to(triton_device) for part in batch]
+    weight, bias = torch.ones(1, device=triton_device), torch.zeros(1, device=triton_device)
+    batch = hidden, weight, bias, ids, torch.tensor([0, 0, 50, 50], device=triton_device)
     empty, row, also_empty = as_dicts(in_runs(batch, 16))
     assert not empty
     assert not also_empty
@@ -264,44 +308,44 @@ def test_a_winner_in_any_run(triton_device, place, winner):
     assert list(row.values()) == pytest.approx(list(want.values()), nan_ok=True)
 
 
-def test_nan_in_the_head_is_kept(kernel):
+def test_nan_in_the_head_is_kept(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([4], 3, vocab=9, device=kernel.device)
-    rows = assert_agrees([hidden, weight, torch.full_like(bias, math.nan), ids + 4, cu], kernel)
+    rows = assert_agrees((hidden, weight, torch.full_like(bias, math.nan), ids + 4, cu), kernel)
     assert rows[0]
     assert all(math.isnan(value) for value in rows[0].values())
 
 
-def test_negative_nan_is_a_nan(kernel):
+def test_negative_nan_is_a_nan(kernel: Kernel) -> None:
     hidden, weight, _, ids, cu = ragged([4], 3, vocab=9, device=kernel.device)
     nan = torch.tensor([-4_194_303], dtype=torch.int32, device=kernel.device).view(torch.float32)
     assert nan.isnan().all()
-    rows = assert_agrees([hidden, weight, nan, ids + 4, cu], kernel)
+    rows = assert_agrees((hidden, weight, nan, ids + 4, cu), kernel)
     assert rows[0]
     assert all(math.isnan(value) for value in rows[0].values())
 
 
-def test_infinity_is_kept(kernel):
+def test_infinity_is_kept(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([4], 3, device=kernel.device)
     hidden[0], weight[:] = math.inf, 1.0
-    rows = assert_agrees([hidden, weight, bias, torch.full_like(ids, 7), cu], kernel)
+    rows = assert_agrees((hidden, weight, bias, torch.full_like(ids, 7), cu), kernel)
     assert rows == [{7: math.inf}]
 
 
 @pytest.mark.parametrize("scratch_bytes", [0, 64, 200, 1 << 20])
-def test_blocks_of_every_size(device, scratch_bytes):
+def test_blocks_of_every_size(device: torch.device, scratch_bytes: int) -> None:
     hidden, weight, bias, ids, cu = ragged([7, 0, 5, 1], 8, dtype=torch.float16, device=device)
     want = m3kernels.sparse_max(hidden, weight, bias, ids, cu, backend="reference")
     got = sparse_max_torch(hidden, weight, bias[0], ids, cu, (0, 1, 2, 3), scratch_bytes)
     assert_same(got, want)
 
 
-def test_same_bytes_each_time(kernel):
+def test_same_bytes_each_time(kernel: Kernel) -> None:
     batch = ragged([300, 40], 64, device=kernel.device)
     first, second = (m3kernels.sparse_max(*batch, backend=kernel.backend) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_runs_change_nothing(triton_device):
+def test_runs_change_nothing(triton_device: torch.device) -> None:
     batch = ragged([150, 40], 8, vocab=100, device=triton_device)
     want = m3kernels.sparse_max(*batch, backend="triton")
     for run in (16, 64):
@@ -309,7 +353,7 @@ def test_runs_change_nothing(triton_device):
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
-def test_untrimmed(kernel):
+def test_untrimmed(kernel: Kernel) -> None:
     batch = ragged([30, 0, 9], 8, vocab=9, device=kernel.device)
     for backend in (kernel.backend, "reference"):
         want = m3kernels.sparse_max(*batch, backend=backend)
@@ -322,9 +366,9 @@ def test_untrimmed(kernel):
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
-def test_untrimmed_rows_score(kernel):
+def test_untrimmed_rows_score(kernel: Kernel) -> None:
     batch = ragged([30, 0, 9], 8, vocab=9, device=kernel.device)
-    options = {"backend": kernel.backend, "validate": False}
+    options: dict[str, Any] = {"backend": kernel.backend, "validate": False}
     csr = m3kernels.sparse_max(*batch, **options, trim=False)
     got = m3kernels.lexical_scores(csr, csr, **options)
     csr = m3kernels.sparse_max(*batch)
@@ -345,7 +389,7 @@ def test_untrimmed_rows_score(kernel):
     ],
     ids=str,
 )
-def test_wrong_offsets_stay_in_bounds(kernel, cu_seqlens):
+def test_wrong_offsets_stay_in_bounds(kernel: Kernel, cu_seqlens: list[int]) -> None:
     hidden, weight, bias, ids, _ = ragged([39], 4, vocab=30, device=kernel.device)
     cu = torch.tensor(cu_seqlens, device=kernel.device)
     batch = hidden, weight, bias, ids, cu
@@ -358,7 +402,7 @@ def test_wrong_offsets_stay_in_bounds(kernel, cu_seqlens):
         assert indices.shape == values.shape
 
 
-def test_wrong_ids_stay_in_bounds(kernel):
+def test_wrong_ids_stay_in_bounds(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([39], 4, vocab=30, device=kernel.device)
     ids[::2] = -(2**40)
     ids[1::4] = 2**62 + 5
@@ -369,9 +413,15 @@ def test_wrong_ids_stay_in_bounds(kernel):
 
 
 @pytest.mark.parametrize("backend", [None, "torch"])
-def test_torch_compile_traces_it(device, backend):
+def test_torch_compile_traces_it(device: torch.device, backend: str | None) -> None:
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
-    def rows(hidden, weight, bias, ids, cu):
+    def rows(
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        ids: torch.Tensor,
+        cu: torch.Tensor,
+    ) -> CSR:
         indptr, indices, values = m3kernels.sparse_max(
             hidden * 2, weight, bias, ids, cu, backend=backend, trim=False
         )
@@ -386,7 +436,7 @@ def test_torch_compile_traces_it(device, backend):
         assert torch.equal(values * 2, want[2])
 
 
-def test_the_custom_op_is_well_formed(kernel):
+def test_the_custom_op_is_well_formed(kernel: Kernel) -> None:
     hidden, weight, bias, ids, cu = ragged([5, 0, 9], 16, device=kernel.device)
     for validate in (True, False):
         torch.library.opcheck(
@@ -396,10 +446,10 @@ def test_the_custom_op_is_well_formed(kernel):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
-def test_a_cuda_graph_records_it():
+def test_a_cuda_graph_records_it() -> None:
     device = torch.device("cuda")
     batch = ragged([300, 0, 40], 1024, vocab=200, dtype=torch.bfloat16, device=device)
-    options = {"backend": "triton", "validate": False, "trim": False}
+    options: dict[str, Any] = {"backend": "triton", "validate": False, "trim": False}
     m3kernels.sparse_max(*batch, **options)  # compiled before the recording
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -416,20 +466,17 @@ def test_a_cuda_graph_records_it():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
-def test_any_stream(kernel):
+def test_any_stream(kernel: Kernel) -> None:
     if kernel.device.type != "cuda":
         pytest.skip("a stream is a card's")
     batch = ragged([512] * 8, 1024, vocab=900, dtype=torch.float16, device=kernel.device)
     want = m3kernels.sparse_max(*batch, backend="reference")
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with another_stream():
         got = m3kernels.sparse_max(*batch, backend=kernel.backend)
-    stream.synchronize()
     assert_same(got, want)
 
 
-def test_triton_says_why_it_can_not_run(monkeypatch):
+def test_triton_says_why_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     batch = ragged([3], 4)
     with pytest.raises(ValueError, match="sparse_max can't run backend='triton': "):
@@ -454,8 +501,10 @@ def test_triton_says_why_it_can_not_run(monkeypatch):
         ({"backend": "numpy"}, ValueError, "backend is 'numpy'"),
     ],
 )
-def test_errors_name_the_argument(change, error, message):
-    arguments = {
+def test_errors_name_the_argument(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {
         "hidden": torch.ones(4, 3),
         "weight": torch.ones(3),
         "bias": torch.ones(1),

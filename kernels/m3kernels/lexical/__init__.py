@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-# `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, float32, no_grad, stack
+import torch
+from torch import Tensor
 from torch.library import custom_op
 
 from m3kernels.dispatch import choose
+from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.lexical.reference import lexical_scores_reference
-from m3kernels.lexical.torch import lexical_scores_torch
 from m3kernels.packing import check_capturing, check_csr, check_csr_values
 
 __all__ = ["lexical_scores"]
@@ -56,7 +56,7 @@ def lexical_scores(
     """
     q = check_csr("q_csr", q_csr)
     d = check_csr("d_csr", d_csr, device=q[0].device)
-    with no_grad():
+    with torch.no_grad():
         scores: Tensor = _lexical_scores(*q, *d, backend, validate)
     return scores
 
@@ -85,7 +85,7 @@ def _lexical_scores(
         check_csr_values("d_csr", d)
     match choose("lexical_scores", backend, indptr_q.device, _unsupported(q, d)):
         case "triton":
-            from m3kernels.lexical.triton import lexical_scores_triton
+            from m3kernels.lexical.launch import lexical_scores_triton
 
             return lexical_scores_triton(q, d)
         case "torch":
@@ -98,7 +98,7 @@ def _lexical_scores(
 def _(
     indptr_q: Tensor, indices_q: Tensor, values_q: Tensor, indptr_d: Tensor, *_: object
 ) -> Tensor:
-    return values_q.new_empty((indptr_q.shape[0] - 1, indptr_d.shape[0] - 1), dtype=float32)
+    return values_q.new_empty((indptr_q.shape[0] - 1, indptr_d.shape[0] - 1), dtype=torch.float32)
 
 
 def _plain(csr: CSR, validated: bool) -> CSR:
@@ -107,7 +107,7 @@ def _plain(csr: CSR, validated: bool) -> CSR:
     if not validated:
         # As valid as indptr can be made; the slice waits for a GPU, as these backends do anyway.
         indptr = indptr.clamp(0, indices.shape[0]).cummax(0).values
-        start, end = stack([indptr[0], indptr[-1]]).tolist()
+        start, end = torch.stack([indptr[0], indptr[-1]]).tolist()
         indptr, indices, values = indptr - start, indices[start:end], values[start:end]
     return indptr, indices, values
 

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+__all__ = ["lexical_scores_reference"]
+
 
 def lexical_scores_reference(
     q_csr: tuple[Tensor, Tensor, Tensor], d_csr: tuple[Tensor, Tensor, Tensor]

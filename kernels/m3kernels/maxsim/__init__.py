@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-# `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, float8_e4m3fn, float32, int8, no_grad
+import torch
+from torch import Tensor
 from torch.library import custom_op
 
 from m3kernels.dispatch import choose, target_of
+from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.maxsim.reference import maxsim_reference
-from m3kernels.maxsim.torch import maxsim_torch
 from m3kernels.packing import (
     FLOAT_DTYPES,
     check_capturing,
@@ -24,7 +24,7 @@ __all__ = ["maxsim"]
 # Rows are counted in 32 bits, up to the end of the last tile.
 _MOST_ROWS = 2**31 - 1024
 
-QUANTIZED_DTYPES = (int8, float8_e4m3fn)
+QUANTIZED_DTYPES = (torch.int8, torch.float8_e4m3fn)
 
 
 def maxsim(
@@ -113,10 +113,10 @@ def maxsim(
                 f"document_scales has {document_scales.shape[0]} entries; "
                 f"expected {documents.shape[0]}, one a row of documents"
             )
-        document_scales = document_scales.to(float32)
+        document_scales = document_scales.to(torch.float32)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; expected 'mean' or 'sum'")
-    with no_grad():
+    with torch.no_grad():
         scores: Tensor = _maxsim(
             queries, cu_q, documents, cu_d, pairs, document_scales, reduction, backend, validate
         )
@@ -155,7 +155,7 @@ def _maxsim(
     )  # fmt: skip
     match choose("maxsim", backend, device, _unsupported(queries, documents)):
         case "triton":
-            from m3kernels.maxsim.triton import maxsim_triton
+            from m3kernels.maxsim.launch import maxsim_triton
 
             return maxsim_triton(*arguments)
         case "torch":
@@ -175,7 +175,7 @@ def _(
 ) -> Tensor:
     n_q, n_d = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
     shape = (n_q, n_d) if pairs is None else (pairs.shape[0],)
-    return queries.new_empty(shape, dtype=float32)
+    return queries.new_empty(shape, dtype=torch.float32)
 
 
 def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
@@ -188,6 +188,6 @@ def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
     target = target_of(queries.device)
     if target is not None and target.family == "sm_100" and dim <= 64:
         return f"Triton's compiler fails for {target.name} below 80 dimensions"
-    if documents.dtype == float8_e4m3fn and target is not None and not target.fp8:
+    if documents.dtype == torch.float8_e4m3fn and target is not None and not target.fp8:
         return f"{target.name} has no float8_e4m3fn"
     return None

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+__all__ = ["Digits", "Refined", "Running", "Widened", "choose"]
+
 # From so many query tokens, and products of them with rows, a product in bfloat16 repays the
 # second look at its results.
 _NATIVE_TOKENS = 8

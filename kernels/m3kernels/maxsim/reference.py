@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["maxsim_reference"]
+
 
 def maxsim_reference(
     queries: Tensor,

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+__all__ = ["TILES", "Tile", "tile_for"]
+
 
 @dataclass(frozen=True)
 class Tile:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-# `import torch` would not do here: the name `torch` of this package is its own submodule.
-from torch import Tensor, float32, int32, no_grad, stack
+import torch
+from torch import Tensor
 from torch.library import custom_op
 from torch.nn.functional import pad
 
@@ -19,8 +19,8 @@ from m3kernels.packing import (
     check_cu_seqlens_values,
     check_tensor,
 )
+from m3kernels.sparse_max.cpu import sparse_max_torch
 from m3kernels.sparse_max.reference import sparse_max_reference
-from m3kernels.sparse_max.torch import sparse_max_torch
 
 __all__ = ["sparse_max"]
 
@@ -101,7 +101,7 @@ def sparse_max(
             f"token_ids has {token_ids.shape[0]} entries; expected {rows}, the rows of hidden"
         )
     cu_seqlens = check_cu_seqlens("cu_seqlens", cu_seqlens, device=device)
-    with no_grad():
+    with torch.no_grad():
         indptr, indices, values = _sparse_max(
             hidden, weight, bias, token_ids, cu_seqlens, list(ignore_ids), backend, validate
         )
@@ -137,7 +137,7 @@ def _sparse_max(
     ignored = tuple(ignore_ids)
     match choose("sparse_max", backend, device, _unsupported(hidden, cu_seqlens)):
         case "triton":
-            from m3kernels.sparse_max.triton import sparse_max_triton
+            from m3kernels.sparse_max.launch import sparse_max_triton
 
             return sparse_max_triton(*states, cu_seqlens, ignored)
         case "torch":
@@ -161,8 +161,8 @@ def _(
     rows = hidden.shape[0]
     return (
         cu_seqlens.new_empty(cu_seqlens.shape[0]),
-        hidden.new_empty(rows, dtype=int32),
-        hidden.new_empty(rows, dtype=float32),
+        hidden.new_empty(rows, dtype=torch.int32),
+        hidden.new_empty(rows, dtype=torch.float32),
     )
 
 
@@ -170,7 +170,7 @@ def _check_token_ids_values(token_ids: Tensor) -> None:
     if not token_ids.shape[0]:
         return
     # One transfer for the two numbers.
-    for found in stack([token_ids.amin(), token_ids.amax()]).tolist():
+    for found in torch.stack([token_ids.amin(), token_ids.amax()]).tolist():
         if not 0 <= found <= _LARGEST_ID:
             raise ValueError(f"token_ids has {found}; expected 0 <= id <= {_LARGEST_ID}")
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+__all__ = ["sparse_max_reference"]
+
 
 def sparse_max_reference(
     hidden: Tensor,

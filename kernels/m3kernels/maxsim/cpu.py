@@ -1,0 +1,247 @@
+"""MaxSim in plain torch, for the CPU and for a GPU without Triton."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from m3kernels.maxsim.maxima import choose
+from m3kernels.packing import from_lengths, lengths, segment_ids
+
+__all__ = ["SCRATCH_BYTES_CPU", "SCRATCH_BYTES_GPU", "maxsim_torch"]
+
+# What a call holds at a time beside its arguments and its result, whatever the number of
+# documents and their lengths; more only where a single row of documents, a single query or (on a
+# GPU) a single pair needs more. On a CPU a block stays in the cache that way, so that widening
+# it costs little; smaller blocks lose to the threads' start. A GPU wants more work in a launch.
+SCRATCH_BYTES_CPU = 16 << 20
+SCRATCH_BYTES_GPU = 256 << 20
+
+# Query tokens in one product: whole queries up to so many, or one longer query.
+_BLOCK_Q = 512
+
+
+def maxsim_torch(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    pairs: Tensor | None,
+    document_scales: Tensor | None,
+    reduction: str,
+    scratch_bytes: int | None = None,
+) -> Tensor:
+    """Score block by block; takes the checked arguments of `m3kernels.maxsim`.
+
+    A block of rows is multiplied with some queries' tokens, and a max over the rows of each
+    document goes on from block to block. There are three ways to a block's maxima, in `maxima`:
+
+    - `Widened`, everywhere: the block in float32.
+    - `Refined`, for bfloat16 documents on a CPU with bfloat16 arithmetic: a bfloat16 product
+      finds the rows that can be a maximum, and those are multiplied again in float32. It returns
+      what `Widened` does within float32's rounding, 2e-6 of |q| |d|.
+    - `Digits`, for int8 documents on a CPU with VNNI: integer products with the query's tokens
+      as two int8 digits a number. A token's maximum is off by at most
+      max|q_i| sum_i|d_i| / 64,516; mean scores of unit vectors at d = 1024 by about 1e-6.
+
+    float8_e4m3fn documents are widened exactly.
+    """
+    if scratch_bytes is None:
+        scratch_bytes = SCRATCH_BYTES_CPU if queries.device.type == "cpu" else SCRATCH_BYTES_GPU
+    n_tokens = lengths(cu_seqlens_q).clamp(min=1)
+    batch = (queries, cu_seqlens_q, documents, cu_seqlens_d)
+    if pairs is None:
+        sums = _score_all(*batch, document_scales, scratch_bytes)
+        n_tokens = n_tokens[:, None]
+    elif queries.device.type == "cpu":
+        sums = _score_by_query(*batch, pairs, document_scales, scratch_bytes)
+        n_tokens = n_tokens[pairs[:, 0]]
+    else:
+        sums = _score_padded(*batch, pairs, document_scales, scratch_bytes)
+        n_tokens = n_tokens[pairs[:, 0]]
+    return sums / n_tokens if reduction == "mean" else sums
+
+
+def _score_all(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    document_scales: Tensor | None,
+    scratch_bytes: int,
+) -> Tensor:
+    """Sums of all queries against all documents, (n_q, n_d)."""
+    lengths_q, lengths_d = lengths(cu_seqlens_q), lengths(cu_seqlens_d)
+    starts_q, starts_d = cu_seqlens_q.tolist(), cu_seqlens_d.tolist()
+    out = queries.new_zeros(lengths_q.numel(), lengths_d.numel(), dtype=torch.float32)
+    for first_q, last_q in _runs(starts_q, _BLOCK_Q):
+        tokens = queries[starts_q[first_q] : starts_q[last_q]].float()
+        if tokens.shape[0] == 0:
+            continue
+        n = _documents_at_a_time(tokens, scratch_bytes)
+        for first in range(0, lengths_d.numel(), n):
+            last = min(first + n, lengths_d.numel())
+            rows = slice(starts_d[first], starts_d[last])
+            maxima = _maxima(
+                tokens,
+                documents[rows],
+                None if document_scales is None else document_scales[rows],
+                cu_seqlens_d[first : last + 1] - starts_d[first],
+                None,
+                scratch_bytes,
+            )  # (documents, tokens)
+            # Not index_add_, which sums in a varying order on a GPU.
+            out[first_q:last_q, first:last] = torch.segment_reduce(
+                maxima.T.contiguous(), "sum", lengths=lengths_q[first_q:last_q], unsafe=True
+            )
+    return out.masked_fill_(lengths_d == 0, 0.0)
+
+
+def _score_by_query(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    pairs: Tensor,
+    document_scales: Tensor | None,
+    scratch_bytes: int,
+) -> Tensor:
+    """Sums of the pairs, (n_pairs,): the pairs of a query share its products."""
+    out = queries.new_zeros(pairs.shape[0], dtype=torch.float32)
+    _, lengths_d, order = _lengths_of_pairs(pairs, cu_seqlens_q, cu_seqlens_d)
+    # By query, then by document, so that neighbours in memory are read where they lie.
+    order = order[pairs[order, 1].argsort(stable=True)]
+    order = order[pairs[order, 0].argsort(stable=True)]
+    ids, counts = torch.unique_consecutive(pairs[order, 0], return_counts=True)
+    starts_q = cu_seqlens_q.tolist()
+    for i_q, places in zip(ids.tolist(), torch.split(order, counts.tolist()), strict=True):
+        tokens = queries[starts_q[i_q] : starts_q[i_q + 1]].float()
+        for part in torch.split(places, _documents_at_a_time(tokens, scratch_bytes)):
+            i_d = pairs[part, 1]
+            cu_part = from_lengths(lengths_d[part])
+            offsets = cu_seqlens_d[i_d] - cu_part[:-1]
+            rows, scales = documents, document_scales
+            steps: Tensor | None = offsets
+            if bool((offsets == offsets[0]).all()):  # neighbours
+                start = int(offsets[0])
+                rows, scales = rows[start:], None if scales is None else scales[start:]
+                steps = None
+            maxima = _maxima(tokens, rows, scales, cu_part, steps, scratch_bytes)
+            out[part] = maxima.sum(1)
+    return out
+
+
+def _lengths_of_pairs(
+    pairs: Tensor, cu_seqlens_q: Tensor, cu_seqlens_d: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of each pair's query and document, (n_pairs,) each, and the places of the pairs
+    where both have some: the others score 0.
+    """
+    lengths_q = lengths(cu_seqlens_q)[pairs[:, 0]]
+    lengths_d = lengths(cu_seqlens_d)[pairs[:, 1]]
+    return lengths_q, lengths_d, ((lengths_q > 0) & (lengths_d > 0)).nonzero()[:, 0]
+
+
+def _maxima(
+    tokens: Tensor,
+    documents: Tensor,
+    document_scales: Tensor | None,
+    cu_seqlens: Tensor,
+    offsets: Tensor | None,
+    scratch_bytes: int,
+) -> Tensor:
+    """Largest products of query tokens with the rows of documents, (n, tokens) float32.
+
+    Blocks have one size whatever the documents' lengths.
+
+    Args:
+        tokens: (tokens, d) float32.
+        documents: (rows, d) of any dtype.
+        document_scales: (rows,) float32 or None.
+        cu_seqlens: (n + 1,) int64 of the documents to score, one after another.
+        offsets: (n,) int64, how far after its place in `cu_seqlens` a document lies in
+            `documents`; None where they lie as `cu_seqlens` says.
+        scratch_bytes: see SCRATCH_BYTES_CPU.
+    """
+    starts = cu_seqlens.tolist()
+    scratch_bytes = scratch_bytes * 3 // 4  # the rest is for the maxima
+    running = choose(tokens, documents, starts, document_scales, scratch_bytes)
+    row_bytes = running.row_bytes
+    if offsets is not None:  # the copy of the rows, and their numbers
+        row_bytes += documents.shape[1] * documents.element_size() + 16
+    n_rows = max(scratch_bytes // row_bytes, 1)
+    if tokens.device.type == "cpu":
+        # A power of two, which `_rough_products` divides without a rest.
+        n_rows = min(1 << (n_rows.bit_length() - 1), running.most_rows)
+    for begin in range(0, starts[-1], n_rows):
+        end = min(begin + n_rows, starts[-1])
+        first, last = bisect_right(starts, begin) - 1, bisect_left(starts, end)
+        segments = segment_ids(cu_seqlens[first : last + 1].clamp(begin, end), end - begin)
+        rows: slice | Tensor = slice(begin, end)
+        if offsets is not None:
+            rows = torch.arange(begin, end, device=offsets.device) + offsets[first:last][segments]
+        scales = None if document_scales is None else document_scales[rows]
+        running.add(documents[rows], scales, segments, first, last)
+    return running.result()
+
+
+def _documents_at_a_time(tokens: Tensor, scratch_bytes: int) -> int:
+    """Documents whose maxima fit a quarter of the scratch, in float32 and in bfloat16."""
+    return max(scratch_bytes // 4 // (6 * max(tokens.shape[0], 1)), 1)
+
+
+def _runs(starts: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield runs (first, last) of sequences of `most` rows together, or one that has more."""
+    first, n = 0, len(starts) - 1
+    while first < n:
+        last = max(bisect_right(starts, starts[first] + most) - 1, first + 1)
+        yield first, last
+        first = last
+
+
+def _score_padded(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    pairs: Tensor,
+    document_scales: Tensor | None,
+    scratch_bytes: int,
+) -> Tensor:
+    """Sums of the pairs, (n_pairs,), by padded blocks of pairs: few launches on a GPU."""
+    dim = queries.shape[1]
+    scratch = scratch_bytes // 4
+    queries = queries.float()
+    out = queries.new_zeros(pairs.shape[0])
+    start_q, start_d = cu_seqlens_q[pairs[:, 0]], cu_seqlens_d[pairs[:, 1]]
+    lengths_q, lengths_d, scored = _lengths_of_pairs(pairs, cu_seqlens_q, cu_seqlens_d)
+    end_q, end_d = start_q + lengths_q, start_d + lengths_d
+
+    # Pairs of like size share a block, so that little of it is padding: queries of one power of
+    # two, then documents from long to short.
+    scored = scored[lengths_d[scored].argsort(descending=True, stable=True)]
+    powers = torch.frexp(lengths_q[scored].float()).exponent
+    for power in torch.unique(powers).tolist():
+        order = scored[powers == power]
+        longest_q = int(lengths_q[order].max())
+        sorted_lengths_d = lengths_d[order].tolist()
+        first = 0
+        while first < len(sorted_lengths_d):
+            longest_d = sorted_lengths_d[first]
+            floats = (longest_q + longest_d) * dim + longest_q * longest_d
+            block = order[first : first + max(scratch // floats, 1)]
+            first += block.numel()
+            # Places past a document's end repeat its last token, which leaves the max alone.
+            i_d = start_d[block, None] + torch.arange(longest_d, device=out.device)
+            i_d = torch.minimum(i_d, end_d[block, None] - 1)
+            i_q = start_q[block, None] + torch.arange(longest_q, device=out.device)
+            past_q = i_q >= end_q[block, None]
+            i_q = torch.minimum(i_q, end_q[block, None] - 1)
+            similarity = queries[i_q] @ documents[i_d].float().mT  # (pairs, query, document)
+            if document_scales is not None:
+                similarity *= document_scales[i_d][:, None]
+            out[block] = similarity.amax(2).masked_fill_(past_q, 0.0).sum(1)
+    return out

@@ -1,0 +1,211 @@
+"""How the MaxSim kernels are launched: tiles, grids, rounds of queries and parts of pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from m3kernels.dispatch import interpreting, launching_on, target_of
+from m3kernels.maxsim.kernels import (
+    maxsim_pairs_kernel,
+    maxsim_pairs_sums_kernel,
+    maxsim_sums_kernel,
+    maxsim_tiles_kernel,
+)
+from m3kernels.maxsim.tiles import Tile, tile_for
+from m3kernels.packing import aligned
+from m3kernels.target import Target, processors
+
+__all__ = ["BLOCK_N", "BLOCK_ROWS", "constants", "maxsim_triton", "product_dtype"]
+
+# What the partial maxima of a call may take; queries beyond it go in several rounds. One round
+# takes at least a tile's query rows: BLOCK_Q * 4 bytes for each tile of documents and document.
+SCRATCH_BYTES = 256 << 20
+
+# The second kernel: documents and query rows of a block.
+BLOCK_N = 16
+BLOCK_ROWS = 32
+
+# Pairs are split while there are fewer programs than this for each multiprocessor.
+_PROGRAMS_WANTED = 4
+
+_TL: dict[torch.dtype, Any] = {
+    torch.float32: tl.float32,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+}
+
+
+def maxsim_triton(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    pairs: Tensor | None,
+    document_scales: Tensor | None,
+    reduction: str,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> Tensor:
+    """Launch the kernels; takes the checked arguments of `m3kernels.maxsim`.
+
+    Never waits for the device. `scratch_bytes` bounds the partial maxima, see `SCRATCH_BYTES`.
+    """
+    target = target_of(queries.device)
+    if target is None:
+        raise ValueError(f"no kernel runs on {queries.device}")
+    n_queries, n_documents = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
+    shape = (n_queries, n_documents) if pairs is None else (pairs.shape[0],)
+    scores = queries.new_zeros(shape, dtype=torch.float32)
+    if 0 in (n_queries, n_documents, scores.numel(), queries.shape[0], documents.shape[0]):
+        return scores
+
+    mean = reduction == "mean"
+    call = _Call(target, aligned(queries), aligned(documents), document_scales, mean)
+    cu_q, cu_d = cu_seqlens_q.contiguous(), cu_seqlens_d.contiguous()
+    with launching_on(queries.device):
+        if pairs is None:
+            call.all_pairs(cu_q, cu_d, scores, scratch_bytes)
+        else:
+            call.pairs(cu_q, cu_d, pairs.contiguous(), scores, scratch_bytes)
+    return scores
+
+
+def constants(
+    target: Target, tile: Tile, dim: int, compute: torch.dtype, scaled: bool, emulate: bool = False
+) -> dict[str, Any]:
+    """Return the compile-time arguments that the tile kernels share.
+
+    `emulate` widens everything to float32, for an interpreter that gets bfloat16 wrong.
+    """
+    # "tf32x3" splits each float32 in two tf32 numbers and adds three products: float32's own
+    # accuracy on the matrix units. AMD's multiply float32 as it is.
+    precise = "tf32x3" if target.backend == "cuda" else "ieee"
+    return {
+        "DIM": dim,
+        "BLOCK_D": tile.block_d,
+        "BLOCK_Q": tile.block_q,
+        "BLOCK_K": tile.block_k,
+        "COMPUTE": tl.float32 if emulate else _TL[compute],
+        "PRECISION": precise if compute == torch.float32 else "tf32",
+        "SCALED": scaled,
+        "TMA": target.tma,
+    }
+
+
+def product_dtype(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
+    """Return the dtype that both sides are widened to, without loss, for the product.
+
+    int8 and float8_e4m3fn fit float16 and bfloat16 exactly, so such documents take the queries'.
+    """
+    if queries == documents or documents in (torch.int8, torch.float8_e4m3fn):
+        return queries
+    return torch.float32
+
+
+class _Call:
+    """One launch: the packed rows, and the tile that suits them."""
+
+    def __init__(
+        self,
+        target: Target,
+        queries: Tensor,
+        documents: Tensor,
+        scales: Tensor | None,
+        mean: bool,
+    ) -> None:
+        self.target = target
+        self.queries, self.documents = queries, documents
+        self.scales = scales
+        self.mean = mean
+        self.compute = product_dtype(queries.dtype, documents.dtype)
+        self.sum_q, self.dim = queries.shape
+        self.sum_d = documents.shape[0]
+
+    def _tile(self, query_rows: int, *, pairs: bool = False) -> Tile:
+        return tile_for(self.target.family, self.compute.itemsize, query_rows, pairs=pairs)
+
+    def _operands(self, tile: Tile) -> tuple[Any, Any, Tensor]:
+        """The documents, the queries and the scales as the kernels take them."""
+        # Without scales the pointer is never read, but it must be one.
+        scales = self.documents if self.scales is None else self.scales.contiguous()
+        if not self.target.tma:
+            return self.documents, self.queries, scales
+        return (
+            TensorDescriptor.from_tensor(self.documents, [tile.block_d, tile.block_k]),
+            TensorDescriptor.from_tensor(self.queries, [tile.block_q, tile.block_k]),
+            scales,
+        )
+
+    def _options(self, tile: Tile) -> dict[str, Any]:
+        return constants(
+            self.target,
+            tile,
+            self.dim,
+            self.compute,
+            self.scales is not None,
+            emulate=interpreting(),
+        ) | {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+
+    def all_pairs(self, cu_q: Tensor, cu_d: Tensor, scores: Tensor, scratch_bytes: int) -> None:
+        n_queries, n_documents = scores.shape
+        tile = self._tile(self.sum_q)
+        documents, queries, scales = self._operands(tile)
+        n_tiles = triton.cdiv(self.sum_d, tile.block_d)
+        slots = n_tiles + n_documents
+        width = max(scratch_bytes // (4 * slots) // tile.block_q, 1) * tile.block_q
+        width = min(width, self.sum_q)
+        partial = scores.new_empty(slots * width)
+        n_ranges = min(n_tiles, processors(scores.device) * tile.blocks)
+        for first_q in range(0, self.sum_q, width):
+            end_q = min(first_q + width, self.sum_q)
+            maxsim_tiles_kernel[(triton.cdiv(end_q - first_q, tile.block_q) * n_ranges,)](
+                documents, queries, scales, cu_d, partial,
+                n_documents, self.sum_d, self.sum_q, first_q, end_q, n_ranges,
+                FLAT=tile.flat,
+                **self._options(tile),
+            )  # fmt: skip
+            # A grid's second dimension ends at 65,535.
+            for first_query in range(0, n_queries, 65_535):
+                grid = (
+                    triton.cdiv(n_documents, BLOCK_N),
+                    min(n_queries - first_query, 65_535),
+                )
+                maxsim_sums_kernel[grid](
+                    partial, cu_q, cu_d, scores,
+                    n_documents, self.sum_d, first_q, end_q, first_query,
+                    MEAN=self.mean, BLOCK_D=tile.block_d,
+                    BLOCK_N=BLOCK_N, BLOCK_ROWS=BLOCK_ROWS,
+                )  # fmt: skip
+
+    def pairs(
+        self, cu_q: Tensor, cu_d: Tensor, pairs: Tensor, scores: Tensor, scratch_bytes: int
+    ) -> None:
+        n_pairs = pairs.shape[0]
+        n_queries, n_documents = cu_q.shape[0] - 1, cu_d.shape[0] - 1
+        tile = self._tile(-(-self.sum_q // n_queries), pairs=True)
+        documents, queries, scales = self._operands(tile)
+        # A power of two, so that at most seven kernels are compiled.
+        splits = 1
+        wanted = processors(scores.device) * _PROGRAMS_WANTED
+        while splits < 64 and n_pairs * splits < wanted:
+            splits *= 2
+        while splits > 1 and n_pairs * splits * self.sum_q * 4 > scratch_bytes:
+            splits //= 2
+        partial = scores if splits == 1 else scores.new_empty(n_pairs * splits * self.sum_q)
+        maxsim_pairs_kernel[(n_pairs * splits,)](
+            documents, queries, scales, cu_q, cu_d, pairs, partial, scores,
+            n_queries, n_documents, self.sum_d, self.sum_q,
+            SPLITS=splits, MEAN=self.mean,
+            **self._options(tile),
+        )  # fmt: skip
+        if splits > 1:
+            maxsim_pairs_sums_kernel[(n_pairs,)](
+                partial, cu_q, cu_d, pairs, scores,
+                n_queries, n_documents, self.sum_d, self.sum_q,
+                SPLITS=splits, MEAN=self.mean, BLOCK_ROWS=BLOCK_ROWS,
+            )  # fmt: skip
