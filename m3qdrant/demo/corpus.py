@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from m3qdrant.collection.documents import Document
+from m3qdrant.collection import Document
 
 __all__ = ["stdlib_docstrings"]
 

@@ -38,10 +38,10 @@ __all__ = [
     "gather_rows",
 ]
 
-Index: TypeAlias = "int | np.integer[Any]"
+Index: TypeAlias = int | np.integer[Any]
 """What selects one text; a negative one counts from the end."""
 
-Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.integer[Any]] | Tensor"
+Rows: TypeAlias = slice | Sequence[int] | NDArray[np.integer[Any]] | Tensor
 """What selects several texts: a slice, or positions as a sequence, an array or a tensor."""
 
 _FORMAT = "m3qdrant-embeddings/1"

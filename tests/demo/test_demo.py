@@ -12,8 +12,7 @@ import torch
 
 from m3qdrant import Document, M3Encoder, M3Store
 from m3qdrant.demo import index as demo_module
-from m3qdrant.demo.corpus import stdlib_docstrings
-from m3qdrant.demo.index import open_demo
+from m3qdrant.demo import open_demo, stdlib_docstrings
 
 
 @pytest.fixture(scope="module")
