@@ -391,10 +391,10 @@ class M3Embeddings:
                 if name.startswith(f"{prefix}.")
             }
 
-        sparse, colbert = group("sparse"), group("colbert")
+        sparse, colbert = group(SPARSE), group(COLBERT)
         try:
             return cls(
-                dense=tensors.get("dense"),
+                dense=tensors.get(DENSE),
                 sparse=SparseVectors(**sparse) if sparse else None,
                 colbert=TokenVectors(**colbert) if colbert else None,
                 truncated=tensors.get("truncated"),
