@@ -1,9 +1,10 @@
-"""Embeddings of texts that were never written, with the statistics of real ones, and documents."""
+"""Embeddings of texts that were never written, documents, and how embeddings are compared."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from m3qdrant import Document, M3Embeddings, SparseVectors, TokenVectors
 
@@ -31,6 +32,55 @@ def random_views(n: int, seed: int, tokens: int = 6) -> M3Embeddings:
             unit(int(lengths.sum()), COLBERT_DIM), torch.tensor([0, *lengths]).cumsum(0)
         ),
     )
+
+
+def random_embeddings(
+    lengths: list[int], terms: list[int], seed: int = 0, dim: int = 5
+) -> M3Embeddings:
+    """Embeddings of len(lengths) texts with that many ColBERT vectors and lexical weights."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(lengths)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    indptr = torch.tensor([0, *terms]).cumsum(0)
+    ids = [torch.randperm(50, generator=generator)[:k].sort().values for k in terms]
+    return M3Embeddings(
+        dense=torch.randn(n, dim, generator=generator),
+        sparse=SparseVectors(
+            indptr,
+            torch.cat([*ids, torch.empty(0, dtype=torch.int64)]).int(),
+            torch.rand(int(indptr[-1]), generator=generator) + 0.1,
+        ),
+        colbert=TokenVectors(torch.randn(int(offsets[-1]), dim, generator=generator), offsets),
+        truncated=torch.rand(n, generator=generator) > 0.5,
+    )
+
+
+def views(embeddings: M3Embeddings) -> tuple[Tensor, SparseVectors, TokenVectors]:
+    """The three views of embeddings that have them all."""
+    assert embeddings.dense is not None
+    assert embeddings.sparse is not None
+    assert embeddings.colbert is not None
+    return embeddings.dense, embeddings.sparse, embeddings.colbert
+
+
+def tensors(embeddings: M3Embeddings) -> dict[str, Tensor]:
+    """All tensors that embeddings are made of, by name."""
+    found: dict[str, Tensor] = {}
+    for name, view in vars(embeddings).items():
+        if isinstance(view, Tensor):
+            found[name] = view
+        elif view is not None:
+            found |= {f"{name}.{part}": tensor for part, tensor in vars(view).items()}
+    return found
+
+
+def assert_identical(a: M3Embeddings, b: M3Embeddings) -> None:
+    """The same views, to the last bit."""
+    left, right = tensors(a), tensors(b)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype, name
+        assert torch.equal(tensor, right[name]), name
 
 
 def documents(n: int) -> list[Document]:

@@ -25,7 +25,7 @@ from benchmarks.ingest import run_lines
 from benchmarks.ingest.child import COLLECTION, EVERY, MODEL
 from benchmarks.ingest.documents import checksum, documents, sentences
 from m3qdrant import M3Encoder, M3Store
-from m3qdrant.demo.corpus import stdlib_docstrings
+from m3qdrant.demo import stdlib_docstrings
 
 Result = dict[str, Any]
 

@@ -48,7 +48,7 @@ class Side:
         # imported here: the suite's process needs none of it
         from benchmarks.store.texts import lift
         from m3qdrant import M3Embeddings, M3Schema
-        from m3qdrant.store.sync_store import M3Store
+        from m3qdrant.store import M3Store
 
         self._task = task
         self._lift = lift

@@ -32,7 +32,7 @@ from benchmarks.store.serving import (
 from benchmarks.store.texts import MODEL, WIDTH, draw, encoded
 from benchmarks.timing import quantile
 from m3qdrant import M3Embeddings
-from m3qdrant.demo.corpus import stdlib_docstrings
+from m3qdrant.demo import stdlib_docstrings
 from m3qdrant.encode.pooling import pool_tokens
 from m3qdrant.limits import MULTIVECTOR_LIMIT
 from m3qdrant.names import MODES

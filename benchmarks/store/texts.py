@@ -22,8 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m3qdrant import Document, M3Embeddings, M3Encoder, TokenVectors
-from m3qdrant.encode.encoder import TruncationWarning
+from m3qdrant import Document, M3Embeddings, M3Encoder, TokenVectors, TruncationWarning
 
 WIDTH = 1024
 """Of BGE-M3's vectors."""

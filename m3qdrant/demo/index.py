@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from m3qdrant.demo.corpus import stdlib_docstrings
-from m3qdrant.encode import M3Encoder
+from m3qdrant.encode import Encoder
 from m3qdrant.store import M3Store
 
 __all__ = ["QUERIES", "open_demo"]
@@ -29,7 +29,7 @@ _COLLECTION = "stdlib"
 _MAX_LENGTH = 128
 
 
-def open_demo(encoder: M3Encoder, directory: Path | None = None, progress: bool = True) -> M3Store:
+def open_demo(encoder: Encoder, directory: Path | None = None, progress: bool = True) -> M3Store:
     """The demo's store, indexed.
 
     Args:

@@ -38,10 +38,10 @@ __all__ = [
     "gather_rows",
 ]
 
-Index: TypeAlias = "int | np.integer[Any]"
+Index: TypeAlias = int | np.integer[Any]
 """What selects one text; a negative one counts from the end."""
 
-Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.integer[Any]] | Tensor"
+Rows: TypeAlias = slice | Sequence[int] | NDArray[np.integer[Any]] | Tensor
 """What selects several texts: a slice, or positions as a sequence, an array or a tensor."""
 
 _FORMAT = "m3qdrant-embeddings/1"
@@ -391,10 +391,10 @@ class M3Embeddings:
                 if name.startswith(f"{prefix}.")
             }
 
-        sparse, colbert = group("sparse"), group("colbert")
+        sparse, colbert = group(SPARSE), group(COLBERT)
         try:
             return cls(
-                dense=tensors.get("dense"),
+                dense=tensors.get(DENSE),
                 sparse=SparseVectors(**sparse) if sparse else None,
                 colbert=TokenVectors(**colbert) if colbert else None,
                 truncated=tensors.get("truncated"),

@@ -28,9 +28,8 @@ class TruncationWarning(UserWarning):
 class Encoder(Protocol):
     """Texts to BGE-M3's three views of them.
 
-    The members that tell what it is stay the same for as long as it lives. `M3Store` asks it for
-    one thing at a time; `AsyncM3Store` asks from threads, so there an encoder that can't serve
-    two calls at once has to let the second one wait.
+    The members that say what it is stay the same for as long as it lives. Several stores and
+    threads may share it: a call that it can't serve beside another has to wait inside.
     """
 
     @property

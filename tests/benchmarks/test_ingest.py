@@ -16,7 +16,7 @@ from benchmarks.ingest.child import EVERY
 from benchmarks.ingest.documents import checksum, documents, sentences
 from benchmarks.ingest.proof import Run, _unaccounted
 from m3qdrant import Document
-from m3qdrant.demo.corpus import stdlib_docstrings
+from m3qdrant.demo import stdlib_docstrings
 from m3qdrant.ingest.chunks import CHUNK_DOCUMENTS
 
 N = 12 * EVERY

@@ -19,7 +19,7 @@ from benchmarks.store.choices import CHOICES, DEFAULT, Choice, choose
 from benchmarks.store.oracle import Oracle, best, recall
 from benchmarks.store.texts import draw, lift
 from m3qdrant import M3Encoder, M3Schema, scoring
-from m3qdrant.demo.corpus import stdlib_docstrings
+from m3qdrant.demo import stdlib_docstrings
 
 IMPOSSIBLE = Choice({"colbert_datatype": "float8"})
 TINY = dict.fromkeys(("dense", "sparse", "colbert"), 1e-6)

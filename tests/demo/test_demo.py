@@ -12,8 +12,7 @@ import torch
 
 from m3qdrant import Document, M3Encoder, M3Store
 from m3qdrant.demo import index as demo_module
-from m3qdrant.demo.corpus import stdlib_docstrings
-from m3qdrant.demo.index import open_demo
+from m3qdrant.demo import open_demo, stdlib_docstrings
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +82,16 @@ def searchable(
     tmp_path_factory: pytest.TempPathFactory, tiny: M3Encoder, corpus: list[Document]
 ) -> Iterator[M3Store]:
     """Part of the corpus under m3-tiny: enough other modules for a wrong answer to be likely."""
-    part = [document for document in corpus if len(document.text) < 600][::2]
     named = {
         "gzip", "bz2", "lzma", "zlib", "zipfile", "tarfile", "shutil", "tempfile", "smtplib",
         "email", "hashlib", "argparse", "multiprocessing", "subprocess",
     }  # fmt: skip
-    part += [item for item in corpus if item.payload["module"].split(".")[0] in named]
+    part = [
+        document
+        for document in corpus
+        if len(document.text) < 150 or document.payload["module"].split(".")[0] in named
+    ]
+    assert len(part) > 2_000
     with M3Store(tmp_path_factory.mktemp("demo"), "stdlib", tiny) as store:
         store.add(part, max_length=128).raise_for_failed()
         yield store

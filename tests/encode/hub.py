@@ -24,10 +24,13 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["Answer", "Hub", "load"]
+__all__ = ["Answer", "Hub", "Wanted", "load"]
+
+Wanted: TypeAlias = str | tuple[str, str]
+"""A hub id, or one and its revision."""
 
 # Loads each checkpoint, and prints what came of it as one line of JSON.
 _LOADER = """
@@ -72,9 +75,7 @@ class Answer:
     cause: str | None = None
 
 
-def load(
-    names: Sequence[str | tuple[str, str]], cache: Path, endpoint: str, **environment: str
-) -> list[Answer]:
+def load(names: Sequence[Wanted], cache: Path, endpoint: str, **environment: str) -> list[Answer]:
     """Load each checkpoint, a hub id or (id, revision), one after another in a fresh process."""
     dropped = re.compile(r"HF_.*|HUGGING_?FACE_.*|.*_PROXY", re.IGNORECASE)
     inherited = {key: value for key, value in os.environ.items() if not dropped.fullmatch(key)}
@@ -169,9 +170,7 @@ class Hub:
         """
         self._repos.setdefault(repo, _Repo()).refusal = _Refusal(status, code, where)
 
-    def load(
-        self, names: Sequence[str | tuple[str, str]], cache: Path, **environment: str
-    ) -> list[Answer]:
+    def load(self, names: Sequence[Wanted], cache: Path, **environment: str) -> list[Answer]:
         """`load` from this hub."""
         return load(names, cache, self.url, **environment)
 

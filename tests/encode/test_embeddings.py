@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,41 +12,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3qdrant import M3Embeddings, SparseVectors, TokenVectors
+from m3qdrant import M3Embeddings
 from m3qdrant.errors import InputError
+from tests.views import assert_identical, random_embeddings, views
 
 DIM = 5
 
 
-def random_embeddings(lengths: list[int], terms: list[int], seed: int = 0) -> M3Embeddings:
-    """Embeddings of len(lengths) texts with that many ColBERT vectors and lexical weights."""
-    generator = torch.Generator().manual_seed(seed)
-    n = len(lengths)
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    indptr = torch.tensor([0, *terms]).cumsum(0)
-    ids = [torch.randperm(50, generator=generator)[:k].sort().values for k in terms]
-    return M3Embeddings(
-        dense=torch.randn(n, DIM, generator=generator),
-        sparse=SparseVectors(
-            indptr,
-            torch.cat([*ids, torch.empty(0, dtype=torch.int64)]).int(),
-            torch.rand(int(indptr[-1]), generator=generator) + 0.1,
-        ),
-        colbert=TokenVectors(torch.randn(int(offsets[-1]), DIM, generator=generator), offsets),
-        truncated=torch.rand(n, generator=generator) > 0.5,
-    )
-
-
 def assert_same(a: M3Embeddings, b: M3Embeddings) -> None:
+    """Text by text."""
     assert len(a) == len(b)
     for left, right in zip(a, b, strict=True):
-        torch.testing.assert_close(left.dense, right.dense, rtol=0, atol=0)
-        torch.testing.assert_close(left.truncated, right.truncated, rtol=0, atol=0)
-        torch.testing.assert_close(left.colbert[0], right.colbert[0], rtol=0, atol=0)
-        for part in ("indices", "values"):
-            torch.testing.assert_close(
-                getattr(left.sparse[0], part), getattr(right.sparse[0], part), rtol=0, atol=0
-            )
+        assert_identical(left, right)
 
 
 ragged = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=0, max_size=6)
@@ -74,37 +52,62 @@ def test_concat_of_the_parts_is_the_whole(shape: list[tuple[int, int]]) -> None:
     assert_same(M3Embeddings.concat([emb[:2], emb[2:2], emb[2:]]), emb)
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
+@pytest.mark.parametrize("step", [2**63, -(2**63) - 1, 2**200, -7])
+def test_a_step_of_any_size(n: int, step: int) -> None:
+    emb = random_embeddings([1] * n, [2] * n)
+    texts = list(emb)[::step]
+    assert_same(emb[::step], M3Embeddings.concat(texts) if texts else emb[:0])
+
+
 def test_an_integer_keeps_the_axis_and_negative_ones_count_from_the_end() -> None:
     emb = random_embeddings([1, 0, 3], [0, 2, 1])
     assert len(emb[1]) == 1
     assert_same(emb[-1], emb[2])
     assert_same(emb[np.int64(1)], emb[1])
     assert_same(emb[np.array([2, 0])], emb[[2, 0]])
-    assert len(emb.colbert[np.array([2, 0])]) == len(emb.sparse[np.array([2, 0])]) == 2
-    assert emb.colbert[-1].shape == (3, DIM)
-    assert emb.sparse[-2].indices.shape == (2,)
-    for view in (emb, emb.colbert, emb.sparse):
+    _, sparse, colbert = views(emb)
+    assert len(colbert[np.array([2, 0])]) == len(sparse[np.array([2, 0])]) == 2
+    assert colbert[-1].shape == (3, DIM)
+    assert sparse[-2].indices.shape == (2,)
+    for view in (emb, colbert, sparse):
         with pytest.raises(IndexError):
             view[3]
     with pytest.raises(IndexError, match="out of range for 3 texts"):
         emb[[0, 3]]
+    fraction: Any = [0.5]
     with pytest.raises(TypeError, match="integers"):
-        emb[[0.5]]
+        emb[fraction]
 
 
 def test_a_slice_shares_storage_and_a_list_copies() -> None:
     emb = random_embeddings([2, 3], [1, 1])
-    assert emb[1:].colbert.vectors.data_ptr() == emb.colbert.vectors[2:].data_ptr()
-    assert emb[[1]].colbert.vectors.data_ptr() != emb.colbert.vectors[2:].data_ptr()
+    (*_, colbert), (*_, sliced), (*_, picked) = views(emb), views(emb[1:]), views(emb[[1]])
+    assert sliced.vectors.data_ptr() == colbert.vectors[2:].data_ptr()
+    assert picked.vectors.data_ptr() != colbert.vectors[2:].data_ptr()
 
 
 @given(ragged)
-def test_save_and_load(tmp_path_factory: pytest.TempPathFactory, shape: list) -> None:
+def test_save_and_load(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[int, int]]
+) -> None:
     path = tmp_path_factory.mktemp("saved") / "e.safetensors"
     emb = random_embeddings([a for a, _ in shape], [b for _, b in shape])
     emb.save(path)
     assert_same(M3Embeddings.load(path), emb)
     assert list(path.parent.iterdir()) == [path]  # no partial file is left
+
+
+def test_what_cannot_be_saved_names_the_file(tmp_path: Path) -> None:
+    emb = random_embeddings([1], [1])
+    with pytest.raises(OSError, match="nowhere/e"):
+        emb.save(tmp_path / "nowhere" / "e")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with pytest.raises(OSError, match="taken"):
+        emb.save(taken)
+    assert list(tmp_path.iterdir()) == [taken]
+    assert list(taken.iterdir()) == []
 
 
 def test_save_of_a_slice_holds_only_the_slice(tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ def test_an_interrupted_save_leaves_the_old_file(
 ) -> None:
     from m3qdrant.encode import embeddings
 
-    def interrupted(tensors: dict, path: Path, metadata: dict) -> None:
+    def interrupted(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -173,7 +176,7 @@ def test_lexical_weights_are_flagembeddings_form_and_pass_json() -> None:
     emb = random_embeddings([1, 1], [0, 3])
     weights = emb.lexical_weights()
     assert weights[0] == {}
-    assert list(weights[1]) == [str(i) for i in emb.sparse[1].indices.tolist()]
+    assert list(weights[1]) == [str(i) for i in views(emb)[1][1].indices.tolist()]
     assert json.loads(json.dumps(weights)) == weights
 
 

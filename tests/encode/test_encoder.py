@@ -23,6 +23,7 @@ from torch import Tensor
 from m3qdrant import M3Embeddings, M3Encoder, SparseVectors, TruncationWarning
 from m3qdrant.encode.network import M3Model
 from m3qdrant.errors import EncodeError, InputError
+from tests.views import assert_identical, tensors, views
 
 VIEWS = ("dense", "sparse", "colbert")
 LONG = "word " * 300
@@ -47,37 +48,29 @@ def with_budget(encoder: M3Encoder, token_budget: int) -> M3Encoder:
     return M3Encoder(encoder.model, encoder.tokenizer, encoder.name, token_budget)
 
 
-def tensors(emb: M3Embeddings) -> dict[str, Tensor]:
-    """All tensors that `emb` is made of, by name."""
-    found: dict[str, Tensor] = {}
-    for name in (*VIEWS, "truncated"):
-        view = getattr(emb, name)
-        if isinstance(view, Tensor):
-            found[name] = view
-        elif view is not None:
-            found |= {f"{name}.{part}": tensor for part, tensor in vars(view).items()}
-    return found
-
-
-def assert_identical(a: M3Embeddings, b: M3Embeddings) -> None:
-    left, right = tensors(a), tensors(b)
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        assert tensor.dtype == right[name].dtype, name
-        assert torch.equal(tensor, right[name]), name
-
-
 def assert_close(a: M3Embeddings, b: M3Embeddings, tolerance: float = 1e-5) -> None:
     """The same texts' embeddings. A weight as small as the tolerance may also be absent."""
     assert len(a) == len(b)
+    (a_dense, _, a_colbert), (b_dense, _, b_colbert) = views(a), views(b)
     for i in range(len(a)):
-        for left, right in ((a.dense[i], b.dense[i]), (a.colbert[i], b.colbert[i])):
+        for left, right in ((a_dense[i], b_dense[i]), (a_colbert[i], b_colbert[i])):
             torch.testing.assert_close(left.float(), right.float(), rtol=0, atol=tolerance)
-        left, right = a[i].lexical_weights()[0], b[i].lexical_weights()[0]
-        for token in left.keys() | right.keys():
-            difference = left.get(token, 0.0) - right.get(token, 0.0)
+        ours, theirs = a[i].lexical_weights()[0], b[i].lexical_weights()[0]
+        for token in ours.keys() | theirs.keys():
+            difference = ours.get(token, 0.0) - theirs.get(token, 0.0)
             assert abs(difference) <= tolerance, f"text {i}, token {token}"
-    assert torch.equal(a.truncated, b.truncated)
+    assert torch.equal(truncated(a), truncated(b))
+
+
+def truncated(emb: M3Embeddings) -> Tensor:
+    assert emb.truncated is not None
+    return emb.truncated
+
+
+def lengths(emb: M3Embeddings) -> list[int]:
+    """The ColBERT vectors of each text."""
+    _, _, colbert = views(emb)
+    return [int(n) for n in colbert.cu_seqlens.diff()]
 
 
 # -- what comes out
@@ -87,15 +80,16 @@ def test_shapes_dtypes_and_places(encoder: M3Encoder) -> None:
     emb = encoder.encode(TEXTS)
     n = len(TEXTS)
     assert len(emb) == n
-    assert emb.dense.shape == (n, encoder.dim)
-    assert emb.dense.dtype is torch.float32
-    assert emb.sparse.indptr.dtype is torch.int64
-    assert emb.sparse.indices.dtype is torch.int32
-    assert emb.sparse.values.dtype is torch.float32
-    assert emb.colbert.cu_seqlens.dtype is torch.int64
-    assert emb.colbert.vectors.dtype is encoder.dtype
-    assert emb.colbert.vectors.shape[1] == encoder.colbert_dim
-    assert emb.truncated.dtype is torch.bool
+    dense, sparse, colbert = views(emb)
+    assert dense.shape == (n, encoder.dim)
+    assert dense.dtype is torch.float32
+    assert sparse.indptr.dtype is torch.int64
+    assert sparse.indices.dtype is torch.int32
+    assert sparse.values.dtype is torch.float32
+    assert colbert.cu_seqlens.dtype is torch.int64
+    assert colbert.vectors.dtype is encoder.dtype
+    assert colbert.vectors.shape[1] == encoder.colbert_dim
+    assert truncated(emb).dtype is torch.bool
     for name, tensor in tensors(emb).items():
         assert tensor.device.type == "cpu", name
         assert not tensor.requires_grad, name
@@ -104,27 +98,27 @@ def test_shapes_dtypes_and_places(encoder: M3Encoder) -> None:
 
 
 def test_vectors_are_normalised_and_weights_positive(encoder: M3Encoder) -> None:
-    emb = encoder.encode(TEXTS)
-    for vectors in (emb.dense, emb.colbert.vectors):
+    dense, sparse, colbert = views(encoder.encode(TEXTS))
+    for vectors in (dense, colbert.vectors):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
-    assert bool((emb.sparse.values > 0).all())
-    for row in emb.sparse:
+    assert bool((sparse.values > 0).all())
+    for row in sparse:
         assert bool((row.indices.diff() > 0).all())
 
 
 def test_a_text_of_t_tokens_has_t_minus_1_colbert_vectors(encoder: M3Encoder) -> None:
     counts = [len(ids) - 1 for ids in encoder.tokenizer(TEXTS)["input_ids"]]
-    assert encoder.encode(TEXTS).colbert.cu_seqlens.diff().tolist() == counts
+    assert lengths(encoder.encode(TEXTS)) == counts
     assert counts[TEXTS.index("")] == 1
     assert len(set(counts)) > 5  # else the order of the texts would not show
 
 
 def test_the_colbert_tensor_pins_no_padded_batch(encoder: M3Encoder) -> None:
-    emb = encoder.encode(["a", TEXTS[2]])
+    dense, _, colbert = views(encoder.encode(["a", TEXTS[2]]))
     rows = sum(len(ids) - 1 for ids in encoder.tokenizer(["a", TEXTS[2]])["input_ids"])
-    storage = emb.colbert.vectors.untyped_storage()
+    storage = colbert.vectors.untyped_storage()
     assert storage.nbytes() == rows * encoder.colbert_dim * 4
-    assert emb.dense.untyped_storage().nbytes() == 2 * encoder.dim * 4
+    assert dense.untyped_storage().nbytes() == 2 * encoder.dim * 4
 
 
 def test_no_texts(encoder: M3Encoder) -> None:
@@ -141,14 +135,15 @@ def test_no_texts(encoder: M3Encoder) -> None:
 
 def test_a_string_is_one_text_and_any_iterable_will_do(encoder: M3Encoder) -> None:
     expected = encoder.encode(["What is it?"])
-    for texts in ("What is it?", ("What is it?",), iter(["What is it?"])):
+    once: Any = iter(["What is it?"])
+    for texts in ("What is it?", ("What is it?",), once):
         assert_identical(encoder.encode(texts), expected)
 
 
 @pytest.mark.parametrize("text", ["", " ", " \n\t "])
 def test_a_blank_text_has_one_colbert_vector_and_no_weights(encoder: M3Encoder, text: str) -> None:
     emb = encoder.encode(text)
-    assert emb.colbert[0].shape == (1, encoder.colbert_dim)
+    assert views(emb)[2][0].shape == (1, encoder.colbert_dim)
     assert emb.lexical_weights() == [{}]
     assert_identical(emb, encoder.encode(""))
 
@@ -159,7 +154,8 @@ def test_every_token_has_a_weight_but_cls_pad_eos_and_unk(encoder: M3Encoder, te
     model.sparse_head.bias.fill_(100.0)  # no weight falls to zero
     positive = M3Encoder(model, encoder.tokenizer, encoder.name, encoder.token_budget)
     ids = set(encoder.tokenizer(text)["input_ids"])
-    assert positive.encode(text).sparse[0].indices.tolist() == sorted(ids - {0, 1, 2, 3})
+    _, sparse, _ = views(positive.encode(text))
+    assert sparse[0].indices.tolist() == sorted(ids - {0, 1, 2, 3})
 
 
 def test_a_literal_special_is_that_token(encoder: M3Encoder) -> None:
@@ -167,9 +163,9 @@ def test_a_literal_special_is_that_token(encoder: M3Encoder) -> None:
     assert ids["<pad>"] in encoder.tokenizer("a <pad> b")["input_ids"]
     assert ids["<mask>"] in encoder.tokenizer("a <mask> b")["input_ids"]
     plain, padded = encoder.encode("a b"), encoder.encode("a <pad> b")
-    assert len(padded.colbert[0]) == len(plain.colbert[0]) + 1
+    assert lengths(padded) == [lengths(plain)[0] + 1]
     # it takes part in attention, as in the reference, where a text's own pads are not masked
-    assert not torch.allclose(plain.dense, padded.dense, atol=1e-3)
+    assert not torch.allclose(views(plain)[0], views(padded)[0], atol=1e-3)
 
 
 # -- truncation
@@ -190,8 +186,8 @@ def test_long_texts_are_cut_and_counted_once(encoder: M3Encoder) -> None:
     assert [str(warning.message) for warning in caught] == [
         "2 of 4 texts are longer than 16 tokens and were cut"
     ]
-    assert emb.truncated.tolist() == [True, False, True, False]
-    assert emb.colbert.cu_seqlens.diff().tolist()[::2] == [15, 15]
+    assert truncated(emb).tolist() == [True, False, True, False]
+    assert lengths(emb)[::2] == [15, 15]
     # what was cut away leaves no trace
     assert_close(emb[2], emb[0])
 
@@ -208,26 +204,27 @@ def test_a_text_that_just_fits_is_not_cut(encoder: M3Encoder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fits = encoder.encode("What is it?", max_length=size)
-    assert fits.truncated.tolist() == [False]
+    assert truncated(fits).tolist() == [False]
     with pytest.warns(TruncationWarning, match="1 of 1 texts"):
         cut = encoder.encode("What is it?", max_length=size - 1)
-    assert cut.truncated.tolist() == [True]
-    assert len(cut.colbert[0]) == len(fits.colbert[0]) - 1
+    assert truncated(cut).tolist() == [True]
+    assert lengths(cut) == [lengths(fits)[0] - 1]
 
 
 def test_max_length_is_capped_at_the_models(encoder: M3Encoder) -> None:
     assert encoder.max_length == 128
-    for options in ({}, {"max_length": 129}, {"max_length": 10**6}):
+    every: list[dict[str, Any]] = [{}, {"max_length": 129}, {"max_length": 10**6}]
+    for options in every:
         with pytest.warns(TruncationWarning, match="longer than 128 tokens"):
             emb = encoder.encode(LONG, **options)
-        assert len(emb.colbert[0]) == 127
+        assert lengths(emb) == [127]
 
 
 @pytest.mark.usefixtures("quiet")
 def test_max_length_2_leaves_cls_and_eos(encoder: M3Encoder) -> None:
     emb = encoder.encode(["", "some text"], max_length=2)
-    assert emb.truncated.tolist() == [False, True]
-    assert_close(emb[1], M3Embeddings(**{**vars(emb[0]), "truncated": emb[1].truncated}))
+    assert truncated(emb).tolist() == [False, True]
+    assert_close(emb[1], M3Embeddings(**{**vars(emb[0]), "truncated": truncated(emb[1])}))
 
 
 @pytest.mark.parametrize("max_length", [1, 0, -5])
@@ -251,16 +248,16 @@ def test_max_length_below_2(encoder: M3Encoder, max_length: int) -> None:
     ],
     ids=["None", "int", "nan", "bytes", "list", "surrogate"],
 )
-def test_what_is_no_text_is_named_by_its_position(
-    encoder: M3Encoder, bad: object, says: str
-) -> None:
+def test_what_is_no_text_is_named_by_its_position(encoder: M3Encoder, bad: Any, says: str) -> None:
+    texts: Any = ["fine", "", bad, None]
     with pytest.raises(InputError, match=rf"^text 2 .*{says}"):
-        encoder.encode(["fine", "", bad, None])
+        encoder.encode(texts)
 
 
 def test_the_message_shows_little_of_a_big_value(encoder: M3Encoder) -> None:
+    nested: Any = [["x" * 100_000]]
     with pytest.raises(InputError) as caught:
-        encoder.encode([["x" * 100_000]])
+        encoder.encode(nested)
     assert len(str(caught.value)) < 300
 
 
@@ -370,9 +367,10 @@ def test_half_precision_stays_close_to_single(
     half = M3Encoder.from_pretrained(checkpoint, device="cpu", dtype=dtype)
     assert half.dtype is dtype
     emb = half.encode(TEXTS)
-    assert emb.dense.dtype is torch.float32
-    assert emb.sparse.values.dtype is torch.float32
-    assert emb.colbert.vectors.dtype is dtype
+    dense, sparse, colbert = views(emb)
+    assert dense.dtype is torch.float32
+    assert sparse.values.dtype is torch.float32
+    assert colbert.vectors.dtype is dtype
     assert_close(emb, encoder.encode(TEXTS), tolerance)
 
 

@@ -1,5 +1,7 @@
 """Read the dumps that `make_dumps.py` wrote. Needs no FlagEmbedding."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import dataclass

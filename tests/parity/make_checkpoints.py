@@ -10,6 +10,8 @@ The weights are random, but never neutral. Layer norms, biases, the type embeddi
 bias or a position counted from the wrong place must show in the output.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import json
@@ -217,11 +219,11 @@ def charsmap_rules() -> str:
             decomposed = unicodedata.normalize("NFD", char)
             if decomposed not in (char, composed):
                 rules[decomposed] = composed
-    for char in (*range(0x01, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F, 0x8F, 0x9F):
-        rules[chr(char)] = ""
+    for code in (*range(0x01, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F, 0x8F, 0x9F):
+        rules[chr(code)] = ""
     spaces = (0x09, 0x0A, 0x0C, 0x0D, 0x1680, 0x200B, 0x200C, 0x200E, 0x200F, 0x2028, 0x2029)
-    for char in (*spaces, 0x2581, 0xFEFF, 0xFFFD):
-        rules[chr(char)] = " "
+    for code in (*spaces, 0x2581, 0xFEFF, 0xFFFD):
+        rules[chr(code)] = " "
 
     def codes(text: str) -> str:
         return " ".join(f"{ord(char):X}" for char in text)

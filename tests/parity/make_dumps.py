@@ -14,6 +14,8 @@ reference is each text on its own (batch size 1) in fp32 on one CPU thread: a te
 a batch must not matter, and the JSON records by how much they do.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -213,9 +215,9 @@ def ragged(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def fingerprint(checkpoint: Path) -> dict[str, str]:
     """SHA-256 of the files that decide the outputs."""
-    names = ("config.json", "pytorch_model.bin", "model.safetensors")
-    names += ("sparse_linear.pt", "colbert_linear.pt")
-    names += ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model")
+    names = ["config.json", "pytorch_model.bin", "model.safetensors"]
+    names += ["sparse_linear.pt", "colbert_linear.pt"]
+    names += ["tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model"]
     return {
         name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
         for name in names
