@@ -88,13 +88,5 @@ def test_encoder_and_kernels_need_no_qdrant() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_public_names() -> None:
-    for name in m3qdrant.__all__:
-        assert getattr(m3qdrant, name) is not None
-        assert name in dir(m3qdrant)
-    with pytest.raises(AttributeError, match="no attribute 'M3Stoer'"):
-        m3qdrant.M3Stoer  # noqa: B018
-
-
 def test_the_version_is_stated_once() -> None:
     assert f'version = "{m3qdrant.__version__}"' in (ROOT / "pyproject.toml").read_text()

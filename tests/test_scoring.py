@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,26 @@ import torch
 
 from m3qdrant import M3Embeddings, SparseVectors, TokenVectors, scoring
 from m3qdrant.errors import InputError
-
 from tests.encode.test_embeddings import random_embeddings
+
+
+def views(embeddings: M3Embeddings) -> tuple[torch.Tensor, SparseVectors, TokenVectors]:
+    """The three views of embeddings that have them all."""
+    assert embeddings.dense is not None
+    assert embeddings.sparse is not None
+    assert embeddings.colbert is not None
+    return embeddings.dense, embeddings.sparse, embeddings.colbert
 
 
 def by_hand(query: M3Embeddings, document: M3Embeddings) -> tuple[float, float, float]:
     """(dense, lexical, ColBERT) of one pair, from its definition."""
-    dense = float(query.dense[0].double() @ document.dense[0].double())
+    (query_dense, _, query_colbert), (document_dense, _, document_colbert) = map(
+        views, (query, document)
+    )
+    dense = float(query_dense[0].double() @ document_dense[0].double())
     q, d = query.lexical_weights()[0], document.lexical_weights()[0]
     lexical = math.fsum(weight * d[token] for token, weight in q.items() if token in d)
-    products = query.colbert[0].double().numpy() @ document.colbert[0].double().numpy().T
+    products = query_colbert[0].double().numpy() @ document_colbert[0].double().numpy().T
     colbert = float(np.mean(products.max(axis=1))) if products.size else 0.0
     return dense, lexical, colbert
 
@@ -62,12 +73,11 @@ def test_a_view_of_weight_zero_may_be_missing(pair: tuple[M3Embeddings, M3Embedd
 
 def test_views_that_do_not_go_together(pair: tuple[M3Embeddings, M3Embeddings]) -> None:
     queries, documents = pair
+    _, sparse, colbert = views(documents)
     wide = M3Embeddings(
         dense=torch.ones(4, 9),
-        sparse=SparseVectors(
-            documents.sparse.indptr, documents.sparse.indices.flip(0), documents.sparse.values
-        ),
-        colbert=TokenVectors(torch.ones(10, 9), documents.colbert.cu_seqlens),
+        sparse=SparseVectors(sparse.indptr, sparse.indices.flip(0), sparse.values),
+        colbert=TokenVectors(torch.ones(10, 9), colbert.cu_seqlens),
     )
     with pytest.raises(InputError, match="dense vectors of 5 and of 9 dimensions"):
         scoring.dense(queries, wide)
@@ -90,6 +100,6 @@ def test_views_that_do_not_go_together(pair: tuple[M3Embeddings, M3Embeddings]) 
         (3, "three numbers"),
     ],
 )
-def test_bad_weights(weights: object, complaint: str) -> None:
+def test_bad_weights(weights: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         scoring.check_weights(weights)
