@@ -17,7 +17,7 @@ from m3qdrant.cli.common import (
 from m3qdrant.cli.program import app
 
 if TYPE_CHECKING:
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.store import M3Store
 
 
 @app.command()
@@ -45,7 +45,7 @@ def doctor(
 
     Reads, and changes nothing. The exit status is 1 where there is an error.
     """
-    from m3qdrant.upkeep.doctor import examine
+    from m3qdrant.upkeep import examine
 
     findings = examine(location, collection)
     if as_json:
@@ -118,7 +118,7 @@ def migrate(
 
     Run again, it goes on where it was cut off, and catches up with a source that has changed.
     """
-    from m3qdrant.upkeep.migration import migrate as run
+    from m3qdrant.upkeep import migrate as run
 
     with interruptible("what was copied stays, run it again for the rest"):
         report = run(

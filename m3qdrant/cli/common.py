@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m3qdrant import names
 from m3qdrant.errors import CollectionNotFoundError, InputError
 
 if TYPE_CHECKING:
-    from m3qdrant.collection.schema import M3Schema
-    from m3qdrant.encode.encoder import M3Encoder
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.collection import M3Schema
+    from m3qdrant.encode import M3Encoder
+    from m3qdrant.store import M3Store
 
 __all__ = [
     "Collection",
@@ -54,7 +55,11 @@ Filter = Annotated[
     str | None, typer.Option(help='JSON, e.g. \'{"lang": "de", "year": {"gte": 2020}}\'.')
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
-Mode = Annotated[str, typer.Option(help="dense, sparse, colbert, rrf, dbsf or weighted.")]
+Mode = Annotated[
+    names.Mode,
+    # `Search` refuses what is none of them, in the words that every other way of asking gets
+    typer.Option(parser=str, help=f"{', '.join(names.MODES[:-1])} or {names.MODES[-1]}."),
+]
 Limit = Annotated[int, typer.Option(help="The most hits to show.", min=1)]
 
 
@@ -84,7 +89,7 @@ def parse_filter(text: str | None) -> Any:
 
 def load(model: str) -> M3Encoder:
     """The encoder of a model's name or directory."""
-    from m3qdrant.encode.encoder import M3Encoder
+    from m3qdrant.encode import M3Encoder
 
     return M3Encoder.from_pretrained(model)
 
@@ -106,7 +111,7 @@ def interruptible(remains: str) -> Iterator[None]:
 
 def open_documents(location: str, collection: str) -> M3Store:
     """A store of a collection that is there, for what needs no model."""
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.store import M3Store
 
     _check_location(location)
     return M3Store(location, collection, create=False)
@@ -131,8 +136,8 @@ def open_store(
         schema: storage options of a new collection, by name; of an existing one they must be as
             they are, but for payload indexes.
     """
-    from m3qdrant.collection.schema import M3Schema
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.collection import M3Schema
+    from m3qdrant.store import M3Store
 
     _check_location(location)
     wanted = _schema(M3Schema(), schema)

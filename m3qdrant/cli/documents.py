@@ -28,7 +28,7 @@ from m3qdrant.errors import IngestError, IngestInterrupted, InputError
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from m3qdrant.store.sync_store import M3Store
+    from m3qdrant.store import M3Store
 
 TextField = Annotated[str, typer.Option(help="JSONL field that holds the text.")]
 IdField = Annotated[str, typer.Option(help="JSONL field that holds the id.")]
@@ -82,7 +82,7 @@ def ingest(
     from m3qdrant.collection.points import check_long_documents
     from m3qdrant.ingest.sources import STDIN, open_sources
 
-    check_long_documents(long_documents)
+    handling = check_long_documents(long_documents)
     options = parse_object("--schema", schema)
     stdin = sys.stdin if STDIN in paths else None
     source = open_sources(paths, text_field=text_field, id_field=id_field, stdin=stdin)
@@ -94,7 +94,7 @@ def ingest(
             report = store.add(
                 source.documents,
                 max_length=max_length,
-                long_documents=long_documents,
+                long_documents=handling,
                 prune=prune,
                 optimize=optimize,
                 progress=not as_json,

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from m3qdrant.collection.hits import Hit
+from m3qdrant.collection import Hit
 from m3qdrant.demo.published import Verification
-from m3qdrant.upkeep.findings import Finding
+from m3qdrant.upkeep import Finding
 
 __all__ = ["print_findings", "print_hits", "print_verification"]
 
