@@ -56,9 +56,9 @@ def installed(what: str, clone: Path, wheel: Path, folder: Path) -> Path:
     (site,) = folder.glob("lib/*/site-packages")
     # a line of a .pth file puts a folder on the path, and reads no .pth file in it
     (site / "others.pth").write_text("\n".join(path for path in sys.path if "packages" in path))
-    source = ["--editable", clone] if what == "editable" else [wheel]
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
-    run(*pip, "--no-build-isolation", "--ignore-installed", *source)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
+    pip += ["--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed"]
+    run(*pip, *(["--editable", clone] if what == "editable" else [wheel]))
     return python
 
 
@@ -134,13 +134,14 @@ def test_a_script_is_type_checked(clone: Path, wheel: Path, tmp_path: Path) -> N
     # what others wrote is left out: it takes minutes, and is not the question here
     others = "torch.*,transformers.*,qdrant_client.*,qdrant_edge.*,numpy.*,huggingface_hub.*"
     (tmp_path / "mypy.ini").write_text(f"[mypy]\n[mypy-{others}]\nfollow_imports = skip\n")
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", tmp_path / "mypy.ini"]
+    mypy: list[str | Path] = [sys.executable, "-m", "mypy", "--strict"]
+    mypy += ["--config-file", tmp_path / "mypy.ini", "--cache-dir", tmp_path]
     for what in ("editable", "wheel"):
         python = installed(what, clone, wheel, tmp_path / what)
         for folder in (clone.parent, clone):
             (folder / "script.py").write_text(code)
             done = subprocess.run(
-                [*mypy, "--cache-dir", tmp_path, "--python-executable", python, "script.py"],
+                [*mypy, "--python-executable", python, "script.py"],
                 cwd=folder,
                 env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
                 capture_output=True,
