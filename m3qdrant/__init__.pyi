@@ -9,6 +9,7 @@ from .edge import AsyncQdrantEdge as AsyncQdrantEdge
 from .edge import QdrantEdge as QdrantEdge
 from .encode import M3Embeddings as M3Embeddings
 from .encode import M3Encoder as M3Encoder
+from .encode import SparseRow as SparseRow
 from .encode import SparseVectors as SparseVectors
 from .encode import TokenVectors as TokenVectors
 from .encode import TruncationWarning as TruncationWarning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,6 @@ def test_every_error_pickles_and_is_ours(name: str) -> None:
         ({"name": "m3-tiny", "dtype": torch.int8}, "dtype is torch.int8"),
     ],
 )
-def test_wrong_arguments_of_from_pretrained(arguments: dict, complaint: str) -> None:
+def test_wrong_arguments_of_from_pretrained(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(errors.InputError, match=complaint):
         M3Encoder.from_pretrained(**arguments)

@@ -55,7 +55,11 @@ Filter = Annotated[
     str | None, typer.Option(help='JSON, e.g. \'{"lang": "de", "year": {"gte": 2020}}\'.')
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
-Mode = Annotated[names.Mode, typer.Option(help="How to rank.")]
+Mode = Annotated[
+    names.Mode,
+    # `Search` refuses what is none of them, in the words that every other way of asking gets
+    typer.Option(parser=str, help=f"{', '.join(names.MODES[:-1])} or {names.MODES[-1]}."),
+]
 Limit = Annotated[int, typer.Option(help="The most hits to show.", min=1)]
 
 

@@ -80,8 +80,9 @@ def ingest(
     goes on where the last run was cut off. The model is the collection's own; for a new collection
     it is m3-tiny unless --model says.
     """
-    from m3qdrant.ingest import STDIN, open_sources
+    from m3qdrant.ingest import STDIN, check_long_documents, open_sources
 
+    handling = check_long_documents(long_documents)
     options = parse_object("--schema", schema)
     stdin = sys.stdin if STDIN in paths else None
     source = open_sources(paths, text_field=text_field, id_field=id_field, stdin=stdin)
@@ -93,7 +94,7 @@ def ingest(
             report = store.add(
                 source.documents,
                 max_length=max_length,
-                long_documents=long_documents,
+                long_documents=handling,
                 prune=prune,
                 optimize=optimize,
                 progress=not as_json,

@@ -23,6 +23,7 @@ from m3qdrant.cli.common import (
 )
 from m3qdrant.cli.program import app
 from m3qdrant.errors import InputError
+from m3qdrant.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     from m3qdrant.collection import Hit
@@ -40,7 +41,7 @@ def search(
     ] = 100,
     weights: Annotated[
         str, typer.Option(help="Dense, lexical and ColBERT weight in mode weighted.")
-    ] = "0.4,0.2,0.4",
+    ] = ",".join(map(str, DEFAULT_WEIGHTS)),
     filter: Filter = None,
     offset: Annotated[int, typer.Option(help="Hits to skip, for the next page.", min=0)] = 0,
     score_threshold: Annotated[

@@ -3,6 +3,7 @@ from .chunks import Chunker as Chunker
 from .chunks import Item as Item
 from .chunks import read as read
 from .job import Ingest as Ingest
+from .plan import check_long_documents as check_long_documents
 from .report import IngestReport as IngestReport
 from .sources import STDIN as STDIN
 from .sources import Source as Source

@@ -12,7 +12,20 @@ from m3qdrant.ingest.chunks import Chunk
 from m3qdrant.ingest.report import IngestReport
 from m3qdrant.names import LONG_DOCUMENTS, OURS, LongDocuments
 
-__all__ = ["Plan", "Recipe", "compare"]
+__all__ = ["Plan", "Recipe", "check_long_documents", "compare"]
+
+
+def check_long_documents(value: object) -> LongDocuments:
+    """`value`, if it is one of the choices.
+
+    Raises:
+        InputError: it is not.
+    """
+    for choice in LONG_DOCUMENTS:
+        if value == choice:
+            return choice
+    choices = ", ".join(map(repr, LONG_DOCUMENTS))
+    raise InputError(f"long_documents is {value!r}: give {choices}")
 
 
 @dataclass(frozen=True)
@@ -30,11 +43,7 @@ class Recipe:
     model: str | None
 
     def __post_init__(self) -> None:
-        if self.long_documents not in LONG_DOCUMENTS:
-            raise InputError(
-                f"long_documents is {self.long_documents!r}: "
-                f"give {', '.join(map(repr, LONG_DOCUMENTS))}"
-            )
+        check_long_documents(self.long_documents)
 
     def provenance(self, document: Document) -> Provenance:
         """What the document's point will say of its making."""

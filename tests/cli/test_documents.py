@@ -1,0 +1,193 @@
+"""ingest, export, delete."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import Terminal, documents, fails, ok, run
+
+
+def test_ingest_from_stdin_and_again(tmp_path: Path, checkpoint: Path) -> None:
+    place = ("--location", tmp_path / "data", "--collection", "lines", "--json")
+    report = json.loads(ok("ingest", "-", *place, "--model", checkpoint, stdin="one\ntwo\n"))
+    assert report["stored"] == 2
+    # the second time the collection itself says which model
+    report = json.loads(ok("ingest", "-", *place, stdin='{"id": "x", "text": "three"}\n'))
+    assert report["stored"] == 1
+    facts = json.loads(ok("info", *place))
+    assert (facts["documents"], facts["model"]) == (3, str(checkpoint))
+
+
+def test_nothing_is_stored_from_a_broken_file(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n' * 600 + "{")
+    place = tmp_path / "data"
+    fails("ingest", tmp_path / "bad.jsonl", "--location", place, "--model", checkpoint)
+    assert not place.exists()
+
+
+def test_ctrl_c_says_what_was_stored_and_how_to_go_on(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m3qdrant import M3Encoder
+
+    encode, calls = M3Encoder.encode_documents, iter(range(100))
+
+    def interrupted(self: M3Encoder, *arguments: Any, **options: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return encode(self, *arguments, **options)
+
+    lines = "".join(f"line {i}\n" for i in range(300))
+    here = ("--location", tmp_path, "--model", checkpoint)
+    with monkeypatch.context() as patched:
+        patched.setattr(M3Encoder, "encode_documents", interrupted)
+        done = run("ingest", "-", *here, stdin=lines)
+        assert (done.returncode, done.stdout) == (130, "")
+        last = done.stderr.splitlines()[-1]
+        assert re.match(r"interrupted: 128 of \d+ documents stored", last)
+        assert last.endswith("; what was stored stays, run it again for the rest")
+        calls = iter([1])
+        done = run("ingest", "-", *here, "--json", stdin=lines)
+        assert done.returncode == 130
+        assert json.loads(done.stdout)["unchanged"] == 128
+    report = json.loads(ok("ingest", "-", *here, "--json", stdin=lines))
+    assert (report["unchanged"], report["stored"]) == (128, 172)
+
+
+def test_a_failure_of_the_engine_says_what_was_stored(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m3qdrant import QdrantEdge
+    from m3qdrant.errors import EngineError
+
+    def full(*arguments: object, **options: object) -> None:
+        raise EngineError("no space left on device")
+
+    monkeypatch.setattr(QdrantEdge, "upsert", full)
+    done = run("ingest", "-", "--location", tmp_path, "--model", checkpoint, stdin="x\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: no space left on device; until then 0 of 1 documents stored")
+
+
+def test_what_is_exported_can_be_ingested_again(
+    shop: Path, tmp_path: Path, checkpoint: Path
+) -> None:
+    rows = (tmp_path / "rows.jsonl").read_text()
+    expected = sorted((json.loads(row) for row in rows.splitlines()), key=lambda row: row["id"])
+    assert documents(shop) == expected
+    file = tmp_path / "out.jsonl"
+    assert "12 documents written" in ok("export", "--location", shop, "--output", file)
+    report = json.loads(ok("ingest", file, "--location", shop, "--json"))
+    assert (report["unchanged"], report["received"]) == (12, 12)
+    other = tmp_path / "other"
+    ok("ingest", "-", "--location", other, "--model", checkpoint, stdin=file.read_text("utf-8"))
+    assert documents(other) == expected
+    some = json.loads(
+        ok("export", "--location", shop, "--output", file, "--filter", '{"year": 2012}', "--json")
+    )
+    assert some["documents"] == 1
+    assert json.loads(file.read_text("utf-8"))["id"] == "doc 2"
+
+
+def test_an_export_that_fails_leaves_no_file(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out.jsonl"
+    message = fails("export", "--location", shop, "--output", file, "--id-field", "year", "--json")
+    assert "its payload has a field 'year' too" in message
+    assert "--id-field" in message
+    file.write_text("before")
+    fails("export", "--location", shop, "--output", file, "--text-field", "n", "--json")
+    assert file.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.jsonl", "rows.jsonl"]
+
+
+def test_a_payload_with_an_id_goes_round_under_another_name(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    here = ("--location", tmp_path / "data")
+    fields = ("--id-field", "key", "--text-field", "body")
+    row = {"key": "a", "body": "b", "id": 7, "text": "kept"}
+    ok("ingest", "-", *here, *fields, "--model", checkpoint, stdin=json.dumps(row) + "\n")
+    line = ok("export", *here, *fields)
+    assert json.loads(line) == {"key": "a", "body": "b", "id": 7, "text_": "kept"}
+    assert "1 unchanged" in ok("ingest", "-", *here, *fields, stdin=line)
+    assert "'id' too" in run("export", *here).stderr
+
+
+def test_delete_by_id_and_by_filter(shop: Path) -> None:
+    here = ("--location", shop)
+    assert ok("delete", "doc 1", "doc 2", "nope", *here) == "2 of 3 documents deleted\n"
+    early = ("--filter", '{"year": {"lt": 2015}}')
+    assert "would delete 3 of 10 documents: say --yes" in fails("delete", *early, *here)
+    assert len(documents(shop)) == 10
+    assert json.loads(ok("delete", *early, "--yes", *here, "--json")) == {"deleted": 3}
+    assert len(documents(shop)) == 7
+    for wrong in ((), ("a", *early), ("--filter", "{}"), ("--filter", "{}", "--yes")):
+        assert "either ids or a --filter" in fails("delete", *wrong, *here)
+    # on a terminal it asks
+    late = ("--filter", '{"year": {"gt": 2019}}')
+    done = run("delete", *late, *here, stdin=Terminal("n\n"))
+    assert done.returncode == 1
+    assert "Delete 2 of 7 documents?" in done.stderr
+    assert len(documents(shop)) == 7
+    assert "2 documents deleted" in run("delete", *late, *here, stdin=Terminal("y\n")).stdout
+    assert len(documents(shop)) == 5
+
+
+def test_ingest_prunes_on_request(shop: Path, tmp_path: Path) -> None:
+    kept = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)[:9]
+    (tmp_path / "rows.jsonl").write_text("".join(kept))
+    assert "9 unchanged" in ok("ingest", tmp_path / "rows.jsonl", "--location", shop)
+    assert len(documents(shop)) == 12
+    output = ok("ingest", tmp_path / "rows.jsonl", "--location", shop, "--prune")
+    assert output.strip().endswith("9 unchanged; 3 removed, gone from the source")
+    assert len(documents(shop)) == 9
+
+
+def test_ingest_with_a_schema(shop: Path, tmp_path: Path, checkpoint: Path) -> None:
+    new = ("--location", tmp_path / "new", "--model", checkpoint)
+    schema = '{"colbert_datatype": "float32", "payload_indexes": {"year": "integer"}}'
+    ok("ingest", "-", *new, "--schema", schema, stdin="x\n")
+    found = json.loads(ok("info", "--location", tmp_path / "new", "--json"))["schema"]
+    assert found["colbert_datatype"] == "float32"
+    assert found["payload_indexes"] == {"year": "integer"}
+    # an existing collection gets the index, and keeps the rest
+    indexes = '{"payload_indexes": {"lang": "keyword"}}'
+    ok("ingest", "-", *new, "--schema", indexes, stdin="x\n")
+    found = json.loads(ok("info", "--location", tmp_path / "new", "--json"))["schema"]
+    assert found["colbert_datatype"] == "float32"
+    assert set(found["payload_indexes"]) == {"year", "lang"}
+    for wrong, complaint in (
+        ("{", "--schema is no JSON"),
+        ("[]", "--schema must be a JSON object"),
+        ('{"colbert": 1}', "there is no 'colbert'; there are dense_datatype"),
+        ('{"colbert_datatype": "int3"}', "colbert_datatype is 'int3': give one of"),
+        ('{"payload_indexes": {"year": "date"}}', "payload_indexes: 'year' is 'date'"),
+        ('{"hnsw_m": 3}', "hnsw_m is 16 here, 3 wanted"),
+    ):
+        assert complaint in fails("ingest", "-", *new, "--schema", wrong, "--json", stdin="x\n")
+    bad = ("--long-documents", "shorten", "--location", tmp_path / "no")
+    assert "long_documents is 'shorten'" in fails("ingest", "-", *bad, stdin="x\n")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_named_pipe_is_read_once(tmp_path: Path, checkpoint: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe.jsonl").write_text('{"id": "a", "text": "through"}\n')
+    )
+    writer.start()
+    output = ok(
+        "ingest", tmp_path / "pipe.jsonl", "--location", tmp_path / "data", "--model", checkpoint
+    )
+    writer.join()
+    assert output.startswith("1 of 1 documents stored")

@@ -1,0 +1,80 @@
+"""How the program starts, and what every failure looks like."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.command import fails, ok
+
+
+def test_help_and_version_load_no_torch() -> None:
+    for option in ("--help", "--version"):
+        code = (
+            "import sys\n"
+            "from m3qdrant.cli import app\n"
+            f"try: app([{option!r}])\n"
+            "except SystemExit as stop: assert not stop.code\n"
+            "heavy = {'torch', 'transformers', 'qdrant_client', 'numpy'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert ok("--version").startswith("m3qdrant 0.")
+    for command in (
+        "demo", "ingest", "search", "info", "verify", "export", "delete", "doctor", "optimize",
+        "migrate",
+    ):  # fmt: skip
+        assert command in ok("--help")
+        assert "--json" in ok(command, "--help")
+
+
+def test_bad_input_is_one_clear_line(location: Path, tmp_path: Path) -> None:
+    here = ("--location", location)
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    for expected, arguments in (
+        ("no such file or folder", ("ingest", tmp_path / "nope.txt", *here)),
+        ("bad.jsonl, line 2: broken JSON", ("ingest", tmp_path / "bad.jsonl", *here)),
+        ("unknown mode 'fuzzy'; the modes are", ("search", "x", "--mode", "fuzzy", *here)),
+        ("no collection 'nope'", ("search", "x", "--collection", "nope", *here)),
+        ("there are none", ("search", "x", "--location", tmp_path / "empty")),
+        ("the query is empty", ("search", " ", *here)),
+        ("--filter is no JSON", ("search", "x", "--filter", "{lang: de}", *here)),
+        ("filter: lang: can't read", ("search", "x", "--filter", '{"lang": {"is": 1}}', *here)),
+        ("--weights must be three numbers", ("search", "x", "--weights", "a,b,c", *here)),
+        ("no such directory", ("search", "x", "--model", "./no/model", *here)),
+        ("ends with the command", ("ingest", "-", "--location", ":memory:")),
+        ("begins with http://", ("search", "x", "--location", "localhost:6333")),
+        ("unknown mode", ("demo", "x", "--mode", "fuzzy")),
+        ("fingerprint", ("search", "x", "--model", "m3-tiny", *here)),
+    ):
+        assert expected in fails(*arguments)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_the_location_may_come_from_the_environment(location: Path) -> None:
+    assert json.loads(ok("info", "--json", M3QDRANT_LOCATION=str(location)))["documents"] == 3
+
+
+def test_a_terminal_without_unicode(location: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "m3qdrant", "search", "für", "--location", location, "--json"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.replace(b"\\x", b"\\u00"))["query"] == "für"
+
+
+def test_the_installed_way(location: Path) -> None:
+    """`python -m m3qdrant` in a process of its own, into a pipe whose reader goes away."""
+    command = [sys.executable, "-m", "m3qdrant", "search", "x", "--location", str(location)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait(timeout=120)
+    process.stderr.close()

@@ -1,0 +1,71 @@
+"""search: what it prints. The demo has its own room."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import fails, ok, run
+
+
+def test_search_finds_the_collections_own_model(location: Path) -> None:
+    answer = json.loads(ok("search", "compress a file", "--location", location, "--json"))
+    assert answer["query"] == "compress a file"
+    assert answer["mode"] == "weighted"
+    assert {hit["id"] for hit in answer["hits"]} >= {"gz", "tar"}
+    hit = answer["hits"][0]
+    assert set(hit) == {"id", "text", "payload", "score", "scores"}
+    dense, sparse, colbert = (hit["scores"][name] for name in ("dense", "sparse", "colbert"))
+    assert hit["score"] == pytest.approx(0.4 * dense + 0.2 * sparse + 0.4 * colbert, abs=1e-5)
+
+
+def test_search_options(location: Path) -> None:
+    def ids(*options: str) -> list[str]:
+        output = ok("search", "compress", "a", "file", "--location", location, "--json", *options)
+        return [hit["id"] for hit in json.loads(output)["hits"]]
+
+    assert ids("--filter", '{"lang": "de", "year": {"gte": 2020}}') == ["tar"]
+    assert len(ids("--limit", "2", "--mode", "dense")) == 2
+    assert len(ids("--mode", "rrf", "--candidates", "3")) == 3
+    assert len(ids("--weights", "0,0,1")) == 3
+
+
+def test_the_rarer_options_of_search(shop: Path) -> None:
+    def ids(*options: str) -> list[str]:
+        output = ok("search", "Artikel", "--location", shop, "--json", *options)
+        return [hit["id"] for hit in json.loads(output)["hits"]]
+
+    ranked = ids("--limit", "12")
+    assert ids("--limit", "3", "--offset", "4") == ranked[4:7]
+    assert ids("--exact", "--mode", "dense") == ids("--ef", "64", "--mode", "dense")
+    assert ids("--score-threshold", "1e9") == []
+    assert len(ids("--diversity", "0.5", "--limit", "4")) == 4
+    grouped = json.loads(
+        ok("search", "Artikel", "--location", shop, "--json", "--group-by", "year", "--limit", "2")
+    )["hits"]
+    assert [hit["group"] for hit in grouped] == [hit["payload"]["year"] for hit in grouped]
+    table = ok("search", "Artikel", "--location", shop, "--group-by", "year", "--offset", "2")
+    assert "group" in table
+    assert " 3 " in table
+    for option, value, complaint in (
+        ("--diversity", "2", "diversity must be a number from 0 to 1"),
+        ("--group-size", "2", "group_size needs group_by"),
+    ):
+        assert complaint in fails("search", "x", "--location", shop, option, value)
+
+
+def test_a_table_shows_text_and_never_interprets_it(location: Path) -> None:
+    output = ok("search", "compress a file", "--location", location)
+    assert "[bold]file[/bold]" in output
+    assert "\x1b[31m" not in output
+    for word in ("score", "dense", "sparse", "colbert", "gz", "tar"):
+        assert word in output
+
+
+def test_a_long_query_is_cut_with_a_plain_warning(location: Path) -> None:
+    done = run("search", "word " * 400, "--location", location)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: 1 of 1 texts are longer than 128 tokens")
+    assert len(done.stdout.splitlines()) < 40
