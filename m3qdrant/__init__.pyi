@@ -7,6 +7,7 @@ from .collection import SearchOptions as SearchOptions
 from .collection import StoreInfo as StoreInfo
 from .edge import AsyncQdrantEdge as AsyncQdrantEdge
 from .edge import QdrantEdge as QdrantEdge
+from .encode import Encoder as Encoder
 from .encode import M3Embeddings as M3Embeddings
 from .encode import M3Encoder as M3Encoder
 from .encode import SparseRow as SparseRow

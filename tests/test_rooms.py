@@ -31,6 +31,7 @@ STUBS = ["m3qdrant", *(f"m3qdrant.{path.parent.name}" for path in PACKAGE.glob("
 PUBLIC = {
     "encode": [
         "M3Embeddings",
+        "Encoder",
         "M3Encoder",
         "SparseRow",
         "SparseVectors",
