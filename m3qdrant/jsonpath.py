@@ -23,7 +23,7 @@ _PATH = re.compile(rf"{_KEY}(?:\.{_KEY})*")
 _MOST_STEPS = MAX_NESTING // 2
 
 
-def parse(path: str) -> list[str | int | slice]:
+def parse(path: object) -> list[str | int | slice]:
     """A path's steps: a key, the index of an item, or `EVERY`.
 
     Raises:

@@ -15,6 +15,8 @@ from m3qdrant import names
 from m3qdrant.errors import CollectionNotFoundError, InputError
 
 if TYPE_CHECKING:
+    from qdrant_client import models
+
     from m3qdrant.collection import M3Schema
     from m3qdrant.encode import M3Encoder
     from m3qdrant.store import M3Store
@@ -80,7 +82,7 @@ def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
     return value
 
 
-def parse_filter(text: str | None) -> Any:
+def parse_filter(text: str | None) -> models.Filter | None:
     """A filter from `--filter`, checked; None without one."""
     from m3qdrant.collection import as_filter
 
@@ -177,6 +179,6 @@ def _schema(base: M3Schema, options: dict[str, Any] | None) -> M3Schema | None:
     return dataclasses.replace(base, **options)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """The only thing that a command with `--json` prints on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def main() -> None:
         _fail(str(error))
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """A warning without the line of code that it comes from, which says nothing to a user."""
     print(f"warning: {message}", file=sys.stderr)
 

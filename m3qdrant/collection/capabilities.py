@@ -24,7 +24,6 @@ class Capabilities:
         alters: vectors' settings can be changed after the creation (`update_collection`).
         threads: it bears calls from other threads than the one that made it.
         arrays: it takes float32 arrays where qdrant-client's models have lists of floats.
-        directory: its collections are directories under `client.path`.
     """
 
     engine: Engine
@@ -34,9 +33,8 @@ class Capabilities:
     alters: bool = False
     threads: bool = True
     arrays: bool = False
-    directory: bool = False
 
 
-EMBEDDED = Capabilities("embedded", optimizes=True, arrays=True, directory=True)
+EMBEDDED = Capabilities("embedded", optimizes=True, arrays=True)
 MEMORY = Capabilities("memory", indexes=False, threads=False)
 SERVER = Capabilities("server", remote=True, alters=True)

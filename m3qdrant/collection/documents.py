@@ -34,7 +34,7 @@ class Document:
     payload: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, item: Any, position: int = 0) -> Document:
+    def of(cls, item: object, position: int = 0) -> Document:
         """A checked document from what a user passed.
 
         Args:
@@ -46,9 +46,9 @@ class Document:
         Raises:
             DocumentError: names the document, the field and the remedy.
         """
-        id: Any
-        text: Any
-        payload: Any
+        id: object
+        text: object
+        payload: object
         if isinstance(item, str):
             id, text, payload = None, item, {}
         elif isinstance(item, Document):
@@ -100,7 +100,7 @@ def document_id(point: models.ScoredPoint | models.Record) -> str:
     return id if isinstance(id, str) else str(point.id)
 
 
-def _check_id(id: Any, text: str, name: str) -> str:
+def _check_id(id: object, text: str, name: str) -> str:
     if id is None:
         return str(uuid.uuid5(_NAMESPACE, f"text:{text}"))
     if isinstance(id, bool) or not isinstance(id, str | int | uuid.UUID):
@@ -124,7 +124,7 @@ def _check_utf8(name: str, field: str, value: str) -> None:
         ) from error
 
 
-def _check_payload(name: str, payload: Any) -> dict[str, Any]:
+def _check_payload(name: str, payload: object) -> dict[str, Any]:
     if not isinstance(payload, Mapping):
         raise DocumentError(name, "payload", f"{type(payload).__name__}; give a mapping")
     for key in (TEXT, OURS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from qdrant_client import models
 
@@ -219,7 +219,7 @@ class M3Schema:
         ) is not None
 
 
-def _check_path(name: str, key: Any) -> None:
+def _check_path(name: str, key: object) -> None:
     try:
         jsonpath.parse(key)
     except InputError as error:

@@ -160,22 +160,22 @@ class Search:
         return {name: point.vector[name] for name in names if name in point.vector}
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def _check_whole(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} must be a whole number from {least}, not {value!r}")
 
 
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
+def _check_number(name: str, value: object, least: float, most: float) -> None:
     if value is None:
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or not least <= number <= most:
         bounds = f"from {least:g}" if math.isfinite(least) else "that is finite"
         bounds += f" to {most:g}" if math.isfinite(most) else ""
         raise InputError(f"{name} must be a number {bounds}, not {value!r}")
 
 
-def one_query(query: Any) -> Any:
+def one_query(query: str | M3Embeddings) -> Sequence[str] | M3Embeddings:
     """A single query in the form of several.
 
     Raises:
@@ -192,7 +192,7 @@ def one_query(query: Any) -> Any:
     return query
 
 
-def check_queries(queries: Any) -> list[str] | M3Embeddings:
+def check_queries(queries: object) -> list[str] | M3Embeddings:
     """Queries as they can be encoded, or as they are encoded already.
 
     Raises:

@@ -59,7 +59,7 @@ class Chunker:
         self._found: dict[str, tuple[Document, int]] = {}
         self._characters = 0
 
-    def push(self, item: Any) -> Chunk | None:
+    def push(self, item: object) -> Chunk | None:
         """Take an item; the chunk, where this one fills it."""
         report, position = self._report, self._report.received
         report.received += 1

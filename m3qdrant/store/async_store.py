@@ -349,7 +349,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
 
     # -- inside
 
-    async def _search(self, queries: Any, search: Search) -> list[list[Hit]]:
+    async def _search(self, queries: object, search: Search) -> list[list[Hit]]:
         await self.open()
         embeddings = await in_thread(self._embed_queries, queries)
         return await self._run(self._collection.search(embeddings, search))

@@ -84,7 +84,7 @@ class StoreBase(Generic[C]):
             )
         return self.encoder
 
-    def _embed_queries(self, queries: Any) -> M3Embeddings:
+    def _embed_queries(self, queries: object) -> M3Embeddings:
         from m3qdrant.encode import M3Embeddings
 
         checked = check_queries(queries)

@@ -340,7 +340,7 @@ class M3Store(StoreBase[QdrantBase]):
 
     # -- inside
 
-    def _search(self, queries: Any, search: Search) -> list[list[Hit]]:
+    def _search(self, queries: object, search: Search) -> list[list[Hit]]:
         self.open()
         embeddings = in_thread(self._embed_queries, queries)
         return self._run(self._collection.search(embeddings, search))

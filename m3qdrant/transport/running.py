@@ -66,7 +66,7 @@ async def arun(
     return await adrive(iter(steps), lambda call: aask(client, call, where, retries))
 
 
-def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], Any]) -> T:
+def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], object]) -> T:
     """Give a generator the answers that it asks for; what it returns.
 
     Args:
@@ -89,7 +89,7 @@ def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], Any]) -> T:
         steps.close()
 
 
-async def adrive(steps: Generator[Q, Any, T], ask: Callable[[Q], Awaitable[Any]]) -> T:
+async def adrive(steps: Generator[Q, Any, T], ask: Callable[[Q], Awaitable[object]]) -> T:
     """`drive` for asyncio."""
     answer: Any = None
     failure: M3QdrantError | None = None

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from qdrant_client import models
@@ -110,9 +109,9 @@ def _versions() -> Iterator[Finding]:
     yield Finding("ok", ", ".join(found))
 
 
-def _directory_of(place: Side[Any]) -> list[Finding]:
+def _directory_of(place: Side) -> list[Finding]:
     """What is found in the directory of an engine that has one."""
-    return [*_directory(place.client.path)] if place.capabilities.directory else []
+    return [*_directory(place.directory)] if place.directory is not None else []
 
 
 def _directory(root: Path) -> Iterator[Finding]:
@@ -192,7 +191,7 @@ def size_on_disk(path: Path) -> int:
 # -- what is asked
 
 
-def _examination(place: Side[Any], wanted: str | None) -> Directed[list[Finding]]:
+def _examination(place: Side, wanted: str | None) -> Directed[list[Finding]]:
     """All that the location's client is asked."""
     found: list[Finding] = []
     if place.capabilities.remote:
@@ -215,7 +214,7 @@ def _examination(place: Side[Any], wanted: str | None) -> Directed[list[Finding]
     return found
 
 
-def _collection(place: Side[Any], name: str) -> Directed[list[Finding]]:
+def _collection(place: Side, name: str) -> Directed[list[Finding]]:
     try:
         return judge((yield from place.ask(facts(name, place.capabilities))))
     except StoreLockedError as error:

@@ -289,7 +289,7 @@ def _collect(path: str, value: Any, values: dict[str, list[Any]]) -> None:
         values.setdefault(path, []).append(value)
 
 
-def _is_object(value: Any) -> bool:
+def _is_object(value: object) -> bool:
     return isinstance(value, Mapping) and set(value) != {"lat", "lon"}
 
 
@@ -318,7 +318,7 @@ def _datetime(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def _reads(read: Callable[[str], Any], text: str) -> bool:
+def _reads(read: Callable[[str], object], text: str) -> bool:
     try:
         read(text)
     except ValueError:

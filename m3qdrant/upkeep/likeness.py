@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from pydantic import BaseModel
 from qdrant_client import models
 
 from m3qdrant.collection import CollectionSettings, ModelId
 from m3qdrant.names import MIGRATION
 
 __all__ = ["differences", "kinds_of", "metadata_of", "settings_of"]
+
+D = TypeVar("D", bound=BaseModel)
 
 
 def settings_of(info: models.CollectionInfo, *, cluster: bool = False) -> CollectionSettings:
@@ -40,7 +43,7 @@ def settings_of(info: models.CollectionInfo, *, cluster: bool = False) -> Collec
     return cast("CollectionSettings", there)
 
 
-def _diff(kind: Any, config: Any) -> Any:
+def _diff(kind: type[D], config: BaseModel | None) -> D | None:
     """The settings of a configuration as the model that changes them."""
     if config is None:
         return None
@@ -83,12 +86,12 @@ def differences(source: models.CollectionInfo, target: models.CollectionInfo) ->
     return lines
 
 
-def kinds_of(info: models.CollectionInfo) -> dict[str, dict[str, Any]]:
+def kinds_of(info: models.CollectionInfo) -> dict[str, dict[str, object]]:
     """What must be the same for each vector."""
     params = info.config.params
     vectors = params.vectors
     named = {"": vectors} if isinstance(vectors, models.VectorParams) else vectors or {}
-    kinds: dict[str, dict[str, Any]] = {
+    kinds: dict[str, dict[str, object]] = {
         name: {
             "size": vector.size,
             "distance": vector.distance.value,

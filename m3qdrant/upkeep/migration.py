@@ -22,7 +22,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
@@ -145,13 +145,13 @@ def _check(source: object, target: object, batch: object) -> None:
 class _Migration:
     """One run: its operations, and how far it has come."""
 
-    def __init__(self, source: Side[Any], target: Side[Any], batch: int, progress: bool) -> None:
+    def __init__(self, source: Side, target: Side, batch: int, progress: bool) -> None:
         self._source = source
         self._target = target
         self._batch = batch
         self._progress = progress
         self._report = MigrationReport(str(source), str(target))
-        self._cursor: dict[str, Any] | None = None  # while points are copied
+        self._cursor: dict[str, _Cursor] | None = None  # while points are copied
 
     def steps(self) -> Directed[MigrationReport]:
         """All of it."""
@@ -255,7 +255,7 @@ class _Pages:
     """
 
     def __init__(
-        self, side: Side[Any], batch: int, start: models.ExtendedPointId | None = None
+        self, side: Side, batch: int, start: models.ExtendedPointId | None = None
     ) -> None:
         self.following = start
         self._side = side
@@ -283,7 +283,7 @@ class _Pages:
         return records
 
 
-def _stored(side: Side[Any], records: Sequence[models.Record]) -> Directed[dict[str, StoredPoint]]:
+def _stored(side: Side, records: Sequence[models.Record]) -> Directed[dict[str, StoredPoint]]:
     """Those points of a side that have the ids of the records, by the string of the id."""
     if not records:
         return {}
@@ -294,14 +294,14 @@ def _stored(side: Side[Any], records: Sequence[models.Record]) -> Directed[dict[
     return {str(record.id): StoredPoint.of(record) for record in found}
 
 
-def _count(side: Side[Any]) -> Directed[int]:
+def _count(side: Side) -> Directed[int]:
     return (yield from side.ask(calls.count(side.name))).count
 
 
 # -- create
 
 
-def _source_info(source: Side[Any]) -> Directed[models.CollectionInfo]:
+def _source_info(source: Side) -> Directed[models.CollectionInfo]:
     if not (yield from source.ask(calls.collection_exists(source.name))):
         raise CollectionNotFoundError(f"no {source}: there is nothing to copy")
     info = yield from source.ask(calls.get_collection(source.name))
@@ -313,7 +313,7 @@ def _source_info(source: Side[Any]) -> Directed[models.CollectionInfo]:
 
 
 def _prepare_target(
-    source: Side[Any], target: Side[Any], info: models.CollectionInfo
+    source: Side, target: Side, info: models.CollectionInfo
 ) -> Directed[models.CollectionInfo]:
     """Make the target where it isn't there, or check that it fits; what it is then."""
     if not (yield from target.ask(calls.collection_exists(target.name))):
@@ -358,20 +358,33 @@ def _prepare_target(
 # -- the cursor
 
 
-def _cursor(source: Side[Any], following: Any, points: int) -> dict[str, Any]:
+class _Cursor(TypedDict):
+    """How far a copy has come, as the target's metadata hold it."""
+
+    source: str
+    collection: str
+    next: models.ExtendedPointId | None
+    points: int
+
+
+def _cursor(
+    source: Side, following: models.ExtendedPointId | None, points: int
+) -> dict[str, _Cursor]:
     """The cursor as an entry of metadata: the next page's first id, and how many were before."""
     place = source.place if isinstance(source.place, str) else source.location
     return {
         MIGRATION: {
             "source": place,
-            "collection": source.collection,
+            "collection": source.name,
             "next": following,
             "points": points,
         }
     }
 
 
-def _read_cursor(source: Side[Any], target: models.CollectionInfo) -> tuple[Any, int]:
+def _read_cursor(
+    source: Side, target: models.CollectionInfo
+) -> tuple[models.ExtendedPointId | None, int]:
     """Where an earlier copy of this source was cut off, and after how many points."""
     cursor = (target.config.metadata or {}).get(MIGRATION)
     if isinstance(cursor, Mapping):
@@ -381,7 +394,10 @@ def _read_cursor(source: Side[Any], target: models.CollectionInfo) -> tuple[Any,
     return None, 0
 
 
-def _extra(source: Side[Any], target: Side[Any]) -> Directed[list[models.ExtendedPointId]]:
+# -- at the end
+
+
+def _extra(source: Side, target: Side) -> Directed[list[models.ExtendedPointId]]:
     """Ids of the target's points that the source lacks."""
     extra: list[models.ExtendedPointId] = []
     offset: models.ExtendedPointId | None = None
@@ -397,7 +413,7 @@ def _extra(source: Side[Any], target: Side[Any]) -> Directed[list[models.Extende
             return extra
 
 
-def _index(target: Side[Any]) -> Directed[None]:
+def _index(target: Side) -> Directed[None]:
     """Build the engine's indexes, as after an ingest, where it doesn't by itself."""
     if not target.capabilities.optimizes:
         return

@@ -10,24 +10,25 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import transport
 from m3qdrant.collection import Call, Capabilities, Steps
+from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
 from m3qdrant.errors import M3QdrantError
 from m3qdrant.transport import Retries, capabilities_of
 
 __all__ = ["Asked", "Directed", "Side", "adrive", "aside", "drive", "side"]
 
-C = TypeVar("C", QdrantBase, AsyncQdrantBase)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Side(Generic[C]):
+class Side:
     """A collection, or a whole location, and the client that reaches it.
 
     Attributes:
@@ -37,7 +38,7 @@ class Side(Generic[C]):
         retries: how long to go on where a server fails for a while.
     """
 
-    client: C
+    client: QdrantBase | AsyncQdrantBase
     location: str
     collection: str | None
     retries: Retries
@@ -60,11 +61,16 @@ class Side(Generic[C]):
         return capabilities_of(self.client)
 
     @property
-    def place(self) -> Any:
+    def directory(self) -> Path | None:
+        """Where an engine that has one keeps its collections."""
+        client = self.client
+        return client.path if isinstance(client, QdrantEdge | AsyncQdrantEdge) else None
+
+    @property
+    def place(self) -> str | int:
         """What tells two places apart."""
-        path = getattr(self.client, "path", None)
-        if path is not None:
-            return os.path.realpath(path)
+        if self.directory is not None:
+            return os.path.realpath(self.directory)
         if self.capabilities.remote and self.location.lower().startswith("http"):
             return self.location.rstrip("/").lower()
         return id(self.client)
@@ -91,7 +97,7 @@ class Side(Generic[C]):
 class Asked(NamedTuple):
     """A call and the side it is for."""
 
-    side: Side[Any]
+    side: Side
     call: Call[Any]
 
 
@@ -101,22 +107,24 @@ Directed: TypeAlias = Generator[Asked, Any, T]
 
 def drive(steps: Directed[T]) -> T:
     """Carry an operation out whose sides have synchronous clients."""
-    return transport.drive(
-        steps,
-        lambda asked: transport.ask(
-            asked.side.client, asked.call, str(asked.side), asked.side.retries
-        ),
-    )
+
+    def ask(asked: Asked) -> object:
+        side = asked.side
+        assert isinstance(side.client, QdrantBase)
+        return transport.ask(side.client, asked.call, str(side), side.retries)
+
+    return transport.drive(steps, ask)
 
 
 async def adrive(steps: Directed[T]) -> T:
     """Carry an operation out whose sides have asynchronous clients."""
-    return await transport.adrive(
-        steps,
-        lambda asked: transport.aask(
-            asked.side.client, asked.call, str(asked.side), asked.side.retries
-        ),
-    )
+
+    async def ask(asked: Asked) -> object:
+        side = asked.side
+        assert isinstance(side.client, AsyncQdrantBase)
+        return await transport.aask(side.client, asked.call, str(side), side.retries)
+
+    return await transport.adrive(steps, ask)
 
 
 @contextlib.contextmanager
@@ -124,7 +132,7 @@ def side(
     location: str | os.PathLike[str] | QdrantBase,
     collection: str | None,
     retries: Retries | None,
-) -> Iterator[Side[QdrantBase]]:
+) -> Iterator[Side]:
     """A side, whose client is closed at the end where it was made here."""
     client, owned = transport.connect(location)
     try:
@@ -139,7 +147,7 @@ async def aside(
     location: str | os.PathLike[str] | AsyncQdrantBase,
     collection: str | None,
     retries: Retries | None,
-) -> AsyncIterator[Side[AsyncQdrantBase]]:
+) -> AsyncIterator[Side]:
     """`side` for asyncio."""
     client, owned = await transport.aconnect(location)
     try:
