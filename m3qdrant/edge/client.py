@@ -16,10 +16,11 @@ import qdrant_edge as edge
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.edge import answers, sidecar, snapshots, translate
 from m3qdrant.edge.arguments import CLUSTER, NO_EFFECT, accept
+from m3qdrant.edge.disk import configuration, leftovers, snapshots
+from m3qdrant.edge.disk import directory as places
+from m3qdrant.edge.disk.lock import DirectoryLock
 from m3qdrant.edge.indexes import Indexer
-from m3qdrant.edge.lock import DirectoryLock
 from m3qdrant.edge.reading import Reading
 from m3qdrant.edge.shard import (
     Shard,
@@ -28,6 +29,8 @@ from m3qdrant.edge.shard import (
     create_shard,
     engine_errors,
 )
+from m3qdrant.edge.translate import answers
+from m3qdrant.edge.translate.payload_indexes import index_schema
 from m3qdrant.edge.writing import Writing
 from m3qdrant.errors import (
     CollectionExistsError,
@@ -74,8 +77,8 @@ class QdrantEdge(Reading, Writing):
     def __init__(self, path: str | os.PathLike[str], *, auto_index: bool = True) -> None:
         super().__init__()
         self.path = Path(path).expanduser().absolute()
-        sidecar.check_root(self.path)
-        sidecar.sweep_root(self.path)
+        places.check_root(self.path)
+        leftovers.sweep_root(self.path)
         self.auto_index = auto_index
         self._shards: dict[str, Shard] = {}
         self._indexers: weakref.WeakKeyDictionary[Shard, Indexer] = weakref.WeakKeyDictionary()
@@ -169,16 +172,16 @@ class QdrantEdge(Reading, Writing):
             self._refuse_existing(collection_name, directory)
             with engine_errors("create", collection_name):
                 try:
-                    with sidecar.making(directory) as temporary:
+                    with places.making(directory) as temporary:
                         create_shard(temporary, config)
-                        sidecar.write(temporary, config)
+                        configuration.write(temporary, config)
                 except FileExistsError:
                     self._refuse_existing(collection_name, directory)
                     raise
         return True
 
     def _refuse_existing(self, name: str, directory: Path) -> None:
-        if (directory / sidecar.FILE).exists():
+        if (directory / places.CONFIGURATION).exists():
             raise CollectionExistsError(
                 f"the collection {name!r} exists in {self.path}: use it, or delete it first"
             )
@@ -191,13 +194,13 @@ class QdrantEdge(Reading, Writing):
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
         """Whether the collection exists; it isn't opened."""
         accept(kwargs)
-        return (self._directory(collection_name) / sidecar.FILE).is_file()
+        return (self._directory(collection_name) / places.CONFIGURATION).is_file()
 
     def get_collections(self, **kwargs: Any) -> models.CollectionsResponse:
         """The collections' names, sorted; none is opened."""
         accept(kwargs)
         self._check_usable()
-        names = sidecar.collection_names(self.path)
+        names = places.collection_names(self.path)
         return models.CollectionsResponse(
             collections=[models.CollectionDescription(name=name) for name in names]
         )
@@ -238,7 +241,7 @@ class QdrantEdge(Reading, Writing):
         directory = self._directory(collection_name)
         with self._lock:
             self._check_usable()
-            if not (directory / sidecar.FILE).exists():
+            if not (directory / places.CONFIGURATION).exists():
                 return False
             shard = self._shards.pop(collection_name, None)
             if shard is not None:
@@ -246,7 +249,7 @@ class QdrantEdge(Reading, Writing):
             lock = DirectoryLock(directory)
             try:
                 with engine_errors("delete", collection_name):
-                    sidecar.remove(directory)
+                    places.remove(directory)
             finally:
                 lock.release()
         return True
@@ -347,7 +350,7 @@ class QdrantEdge(Reading, Writing):
         with (
             engine_errors("recover", collection_name),
             contextlib.ExitStack() as aside,
-            sidecar.making(directory) as temporary,
+            places.making(directory) as temporary,
         ):
             snapshots.unpack(source, temporary)
             check_shard(temporary)
@@ -359,14 +362,14 @@ class QdrantEdge(Reading, Writing):
 
     def _set_aside(self, name: str, directory: Path, stack: contextlib.ExitStack) -> None:
         """Close a collection and move it out of the way, until the stack unwinds."""
-        if not (directory / sidecar.SHARD).is_dir():
+        if not (directory / places.SHARD).is_dir():
             self._refuse_existing(name, directory)
         shard = self._shards.pop(name, None)
         if shard is not None:
             with contextlib.suppress(EngineError):  # it may be what is to be recovered from
                 shard.close()
         stack.callback(DirectoryLock(directory).release)
-        stack.enter_context(sidecar.replace(directory))
+        stack.enter_context(places.replace(directory))
 
     # payload indexes
 
@@ -385,9 +388,7 @@ class QdrantEdge(Reading, Writing):
             raise InputError("pass field_schema=, such as models.PayloadSchemaType.KEYWORD")
         self._shard(collection_name).write(
             "index",
-            lambda: edge.UpdateOperation.create_field_index(
-                field_name, translate.index_schema(schema)
-            ),
+            lambda: edge.UpdateOperation.create_field_index(field_name, index_schema(schema)),
         )
         return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
 
@@ -410,7 +411,7 @@ class QdrantEdge(Reading, Writing):
 
     def _directory(self, collection_name: str) -> Path:
         self._check_usable()
-        return self.path / sidecar.check_name(collection_name)
+        return self.path / places.check_name(collection_name)
 
     def _shard(self, collection_name: str) -> Shard:
         """The open collection; opened now, if this is its first use."""
@@ -420,7 +421,7 @@ class QdrantEdge(Reading, Writing):
             shard = self._shards.get(collection_name)
             if shard is None:
                 if not directory.exists():
-                    names = ", ".join(map(repr, sidecar.collection_names(self.path))) or "none"
+                    names = ", ".join(map(repr, places.collection_names(self.path))) or "none"
                     raise CollectionNotFoundError(
                         f"there is no collection {collection_name!r} in {self.path}: "
                         f"it has {names}"

@@ -20,9 +20,11 @@ from pathlib import Path
 import qdrant_edge as edge
 from qdrant_client import models
 
-from m3qdrant.edge import closed, sidecar, translate
-from m3qdrant.edge.checks import layout_of
-from m3qdrant.edge.lock import DirectoryLock
+from m3qdrant.edge.disk import closed, configuration, leftovers
+from m3qdrant.edge.disk.directory import SHARD
+from m3qdrant.edge.disk.lock import DirectoryLock
+from m3qdrant.edge.translate.configuration import shard_config
+from m3qdrant.edge.translate.vector_specs import layout_of
 from m3qdrant.errors import (
     EngineError,
     InputError,
@@ -58,14 +60,14 @@ class Shard:
             EngineError: it wasn't closed in good order, and the disk is too full to recover it.
         """
         self.directory = directory
-        self.config = sidecar.read(directory)
+        self.config = configuration.read(directory)
         self.layout = layout_of(self.config)
         self._turn = threading.RLock()
         self._pid = os.getpid()
         self._panic: BaseException | None = None
         self._directory_lock = DirectoryLock(directory)
         try:
-            sidecar.sweep(directory)
+            leftovers.sweep(directory)
             self._engine: edge.EdgeShard | None = _open(directory, self.config)
         except BaseException:
             self._directory_lock.release()
@@ -146,7 +148,7 @@ class Shard:
             return 0
         with self.use("inspect") as engine:
             waiting = 0
-            for segment in (self.directory / sidecar.SHARD / "segments").glob("*/segment.json"):
+            for segment in (self.directory / SHARD / "segments").glob("*/segment.json"):
                 # the engine counts indexed vectors of all names together, replaced ones included,
                 # so its figure can't answer this; its files can
                 config = json.loads(segment.read_text(encoding="utf-8"))["config"]
@@ -158,7 +160,7 @@ class Shard:
     def replace_config(self, config: models.CreateCollection) -> None:
         """Store other metadata; the engine's own settings must stay as they are."""
         with self.use("update the configuration of"):
-            sidecar.write(self.directory, config)
+            configuration.write(self.directory, config)
             self.config = config
 
     def close(self) -> None:
@@ -210,8 +212,7 @@ def check_process(pid: int, path: Path) -> None:
 def create_shard(directory: Path, config: models.CreateCollection) -> None:
     """Make the data of an empty collection in `directory`."""
     _need_space(directory, RESERVE, "create")
-    shard_config = translate.shard_config(config)
-    edge.EdgeShard.create(str(directory / sidecar.SHARD), shard_config).close()
+    edge.EdgeShard.create(str(directory / SHARD), shard_config(config)).close()
 
 
 def check_shard(directory: Path) -> None:
@@ -220,7 +221,7 @@ def check_shard(directory: Path) -> None:
     Raises:
         StoreDamagedError: it isn't whole.
     """
-    _close_in_order(_open(directory, sidecar.read(directory)), directory)
+    _close_in_order(_open(directory, configuration.read(directory)), directory)
 
 
 def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
@@ -300,14 +301,14 @@ def _bytes_on_disk(directory: Path) -> int:
 
 
 def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
-    shard = directory / sidecar.SHARD
+    shard = directory / SHARD
     # without its segments the engine would open an empty collection, and say nothing
     if not (shard / "edge_config.json").is_file() or not any(shard.glob("segments/*")):
         raise StoreDamagedError(f"{shard} holds no data of the embedded engine: restore the files")
     try:
         # Naming the configuration makes the engine compare it with the data. A configuration of
         # other data would let through what the checks are there to stop.
-        return edge.EdgeShard.load(str(shard), translate.shard_config(config))
+        return edge.EdgeShard.load(str(shard), shard_config(config))
     except BaseException as error:
         if not _from_engine(error):
             raise

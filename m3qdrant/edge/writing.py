@@ -11,10 +11,11 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
-from m3qdrant.edge import answers, updates
+from m3qdrant.edge import updates
 from m3qdrant.edge.arguments import accept
-from m3qdrant.edge.checks import VectorSpecs
 from m3qdrant.edge.shard import Shard, engine_errors
+from m3qdrant.edge.translate import answers
+from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.edge.updates import Update
 from m3qdrant.errors import InputError
 
