@@ -54,15 +54,23 @@ class AsyncQdrantEdge(AsyncQdrantBase):
     Args:
         path: the directory.
         auto_index: as in `QdrantEdge`.
+        read_only: as in `QdrantEdge`.
 
     Raises:
         StoreDamagedError: the path is a file, or a directory of another program.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, auto_index: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        auto_index: bool = True,
+        read_only: bool = False,
+    ) -> None:
         super().__init__()
         self.path = Path(path).expanduser().absolute()
-        self.auto_index = auto_index
+        self.auto_index = auto_index and not read_only
+        self.read_only = read_only
         check_root(self.path)
         self._worker: Worker | None = None
         self._closed = False
@@ -156,7 +164,9 @@ class AsyncQdrantEdge(AsyncQdrantBase):
             if self._closed:
                 raise StoreClosedError(f"{self!r} is closed: open a new one")
             if self._worker is None:
-                self._worker = Worker(self.path, auto_index=self.auto_index)
+                self._worker = Worker(
+                    self.path, auto_index=self.auto_index, read_only=self.read_only
+                )
                 # a client that was dropped; at the interpreter's end the worker sees to itself
                 weakref.finalize(self, self._worker.stop).atexit = False
             return self._worker

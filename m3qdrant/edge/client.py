@@ -69,17 +69,32 @@ class QdrantEdge(Reading, Writing):
         auto_index: whether the first filter over a field makes the index that speeds it up, in a
             collection of 10,000 points or more, where all values of the field are of one kind.
             `facet` and `order_by` make theirs in any case. See `indexes.py`.
+        read_only: look, and change no byte, date or name under the directory. A collection is
+            then copied at its first use, to the system's directory for temporary files, and what
+            is read is what it held at that time; meanwhile nobody can open it, and afterwards
+            anybody. It must be closed (`StoreLockedError` otherwise); after a crash it is
+            recovered in the copy. Above 1 GiB the copy has no vectors, and what needs them raises
+            `UnsupportedError`, as does whatever writes. No index is made, so that `facet` and
+            `order_by` work where there is one.
 
     Raises:
         StoreDamagedError: the path is a file, or a directory of another program.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, auto_index: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        auto_index: bool = True,
+        read_only: bool = False,
+    ) -> None:
         super().__init__()
         self.path = Path(path).expanduser().absolute()
         places.check_root(self.path)
-        leftovers.sweep_root(self.path)
-        self.auto_index = auto_index
+        if not read_only:
+            leftovers.sweep_root(self.path)
+        self.auto_index = auto_index and not read_only
+        self.read_only = read_only
         self._shards: dict[str, Shard] = {}
         self._indexers: weakref.WeakKeyDictionary[Shard, Indexer] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
@@ -145,6 +160,7 @@ class QdrantEdge(Reading, Writing):
             InputError: a name that no server takes, or no vectors at all.
         """
         accept(kwargs, CLUSTER)
+        self._check_writable("create", collection_name)
         directory = self._directory(collection_name)
         if not vectors_config and not sparse_vectors_config:
             raise InputError(
@@ -220,6 +236,7 @@ class QdrantEdge(Reading, Writing):
         Raises:
             UnsupportedError: any other change; make a new collection and copy the points.
         """
+        self._check_writable("update", collection_name)
         changes = sorted(k for k, v in kwargs.items() if v is not None and k not in NO_EFFECT)
         if changes:
             raise UnsupportedError(
@@ -238,6 +255,7 @@ class QdrantEdge(Reading, Writing):
     def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
         """Delete a collection and its files. False where there is none."""
         accept(kwargs)
+        self._check_writable("delete", collection_name)
         directory = self._directory(collection_name)
         with self._lock:
             self._check_usable()
@@ -272,6 +290,7 @@ class QdrantEdge(Reading, Writing):
         Raises:
             EngineError: the disk lacks room for that; nothing was changed.
         """
+        self._check_writable("optimize", collection_name)
         return self._shard(collection_name).optimize()
 
     def unindexed(self, collection_name: str) -> int:
@@ -300,6 +319,7 @@ class QdrantEdge(Reading, Writing):
             EngineError: the disk lacks room for it.
         """
         accept(kwargs)
+        self._check_writable("take a snapshot of", collection_name)
         shard = self._shard(collection_name)
         with shard.at_rest("take a snapshot of") as record:
             return snapshots.create(self.path, collection_name, shard.directory, record)
@@ -315,6 +335,7 @@ class QdrantEdge(Reading, Writing):
     def delete_snapshot(self, collection_name: str, snapshot_name: str, **kwargs: Any) -> bool:
         """Delete a snapshot. False where there is none of that name."""
         accept(kwargs)
+        self._check_writable("delete a snapshot of", collection_name)
         self._directory(collection_name)
         return snapshots.delete(self.path, collection_name, snapshot_name)
 
@@ -345,6 +366,7 @@ class QdrantEdge(Reading, Writing):
             StoreDamagedError: it isn't whole.
         """
         accept(kwargs)
+        self._check_writable("recover", collection_name)
         directory = self._directory(collection_name)
         source = snapshots.checked_source(location, checksum)
         with (
@@ -383,6 +405,7 @@ class QdrantEdge(Reading, Writing):
     ) -> models.UpdateResult:
         """Index a payload field, in a way of your choice; see `auto_index` for what needs none."""
         accept(kwargs)
+        self._check_writable("index", collection_name)
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
             raise InputError("pass field_schema=, such as models.PayloadSchemaType.KEYWORD")
@@ -397,6 +420,7 @@ class QdrantEdge(Reading, Writing):
     ) -> models.UpdateResult:
         """Drop a payload field's index; the payloads stay."""
         accept(kwargs)
+        self._check_writable("drop an index of", collection_name)
         self._shard(collection_name).write(
             "drop an index of", lambda: edge.UpdateOperation.delete_field_index(field_name)
         )
@@ -408,6 +432,13 @@ class QdrantEdge(Reading, Writing):
         check_process(self._pid, self.path)
         if self._closed:
             raise StoreClosedError(f"QdrantEdge({str(self.path)!r}) is closed: open a new one")
+
+    def _check_writable(self, operation: str, collection_name: str) -> None:
+        if self.read_only:
+            raise UnsupportedError(
+                f"could not {operation} the collection {collection_name!r}: {self.path} is "
+                "opened for reading; open it without read_only"
+            )
 
     def _directory(self, collection_name: str) -> Path:
         self._check_usable()
@@ -426,7 +457,7 @@ class QdrantEdge(Reading, Writing):
                         f"there is no collection {collection_name!r} in {self.path}: "
                         f"it has {names}"
                     )
-                shard = self._shards[collection_name] = Shard(directory)
+                shard = self._shards[collection_name] = Shard(directory, read_only=self.read_only)
             return shard
 
     def _indexer(self, shard: Shard) -> Indexer:

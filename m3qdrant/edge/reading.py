@@ -49,7 +49,7 @@ class Reading(QdrantBase):
         wanted = check_ids(ids)
         with shard.use("read") as engine:
             payload = selectors.payload_selector(with_payload)
-            vectors = selectors.vector_selector(with_vectors, shard.layout)
+            vectors = _vector_selector(with_vectors, shard)
             found = [answers.record(r) for r in engine.retrieve(list(wanted), payload, vectors)]
         by_id = {record.id: record for record in found}
         return [by_id[id] for id in dict.fromkeys(wanted) if id in by_id]
@@ -85,7 +85,7 @@ class Reading(QdrantBase):
                     limit=selectors.count("limit", limit, least=1),
                     filter=to_filter(scroll_filter),
                     with_payload=selectors.payload_selector(with_payload),
-                    with_vector=selectors.vector_selector(with_vectors, shard.layout),
+                    with_vector=_vector_selector(with_vectors, shard),
                     order_by=order,
                 )
             )
@@ -287,6 +287,7 @@ class Reading(QdrantBase):
         with contextlib.ExitStack() as turns:
             for name in sorted(shards):  # in one order, so that two queries never block each other
                 turns.enter_context(shards[name].use("query"))
+                shards[name].need_vectors()
             resolved = [
                 examples.resolve(r, collection_name, shard.layout, vector_of) for r in requests
             ]
@@ -295,6 +296,13 @@ class Reading(QdrantBase):
                     self._indexer(shard).need(key, "order_by")
                 self._indexer(shard).serve(*filters_of(request))
             yield shard, resolved
+
+
+def _vector_selector(with_vectors: Any, shard: Shard) -> bool | list[str]:
+    wanted = selectors.vector_selector(with_vectors, shard.layout)
+    if wanted:
+        shard.need_vectors()
+    return wanted
 
 
 def _search(

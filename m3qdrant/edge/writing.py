@@ -28,6 +28,9 @@ class Writing(QdrantBase):
     def _shard(self, collection_name: str) -> Shard:
         raise NotImplementedError  # QdrantEdge has it
 
+    def _check_writable(self, operation: str, collection_name: str) -> None:
+        raise NotImplementedError  # QdrantEdge has it
+
     def upsert(
         self,
         collection_name: str,
@@ -59,6 +62,7 @@ class Writing(QdrantBase):
     ) -> None:
         """`upsert` in batches, for any iterable. Each batch is all or nothing by itself."""
         accept(kwargs, {"parallel", "on_batch_failure"})
+        self._check_writable("write to", collection_name)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: pass at least 1")
         rest = iter(points)
@@ -204,6 +208,7 @@ class Writing(QdrantBase):
                 it are applied.
         """
         accept(kwargs)
+        self._check_writable("update", collection_name)
         shard = self._shard(collection_name)
         with engine_errors("update", collection_name):
             batch = updates.from_operations(update_operations, shard.layout)
@@ -222,6 +227,7 @@ class Writing(QdrantBase):
     def _apply(
         self, operation: str, collection_name: str, make: Callable[[VectorSpecs], Update]
     ) -> models.UpdateResult:
+        self._check_writable(operation, collection_name)
         shard = self._shard(collection_name)
         with engine_errors(operation, collection_name):
             update = make(shard.layout)

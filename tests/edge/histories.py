@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from qdrant_client import models
 
-from m3qdrant.edge import QdrantEdge
+from m3qdrant.edge import QdrantEdge, updates
 
 DIM, TOKEN_DIM, IDS, BATCH = 32, 8, 600, 60
 MAIN, SIDE = "docs", "side"
@@ -157,6 +160,20 @@ def matches(key: str, value: int) -> models.Filter:
     return models.Filter(
         must=[models.FieldCondition(key=key, match=models.MatchValue(value=value))]
     )
+
+
+def leave_unflushed(path: Path) -> None:
+    """The end of a process between its writes and their flush."""
+    client = QdrantEdge(path)
+    shard = client._shard(MAIN)
+    assert shard._engine is not None
+    for k in range(3, 6):
+        points = [
+            models.PointStruct.model_construct(id=i, vector=vectors(i, k), payload=payload(i, k))
+            for i in Operation(k, "upsert").ids()
+        ]
+        shard._engine.update(updates.upsert(points, shard.layout).operation)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def compare(client: QdrantEdge, state: State) -> str:

@@ -23,9 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from qdrant_client import models
 
-from m3qdrant.edge import QdrantEdge, updates
+from m3qdrant.edge import QdrantEdge
 from tests.edge.histories import (
     MAIN,
     SIDE,
@@ -35,8 +34,7 @@ from tests.edge.histories import (
     call,
     compare,
     create,
-    payload,
-    vectors,
+    leave_unflushed,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -167,20 +165,6 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     print(f"seed {SEED}: {ROUNDS} kills, {operations} operations; caught in {dict(caught_in)}")
     leftovers = [n for n in os.listdir(path) if n not in (MAIN, SIDE)]
     assert not [n for n in leftovers if not n.startswith((".making-", ".deleting-"))]
-
-
-def leave_unflushed(path: Path) -> None:
-    """The end of a process between its writes and their flush."""
-    client = QdrantEdge(path)
-    shard = client._shard(MAIN)
-    assert shard._engine is not None
-    for k in range(3, 6):
-        points = [
-            models.PointStruct.model_construct(id=i, vector=vectors(i, k), payload=payload(i, k))
-            for i in Operation(k, "upsert").ids()
-        ]
-        shard._engine.update(updates.upsert(points, shard.layout).operation)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_was_recovered_is_flushed_before_it_is_seen(tmp_path: Path) -> None:

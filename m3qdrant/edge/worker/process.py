@@ -35,7 +35,7 @@ _START = (
     # Ctrl-C goes to every process of the terminal: the parent decides what it means
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "from m3qdrant.edge.worker.serving import serve; "
-    "serve(int(sys.argv[1]), sys.argv[2], auto_index=sys.argv[3] == '1')"
+    "serve(int(sys.argv[1]), sys.argv[2], sys.argv[3].split())"
 )
 """Not `python -m`, which looks for modules in the current directory first, and not
 multiprocessing, which would import the user's main module once more."""
@@ -62,9 +62,10 @@ class Worker:
     Any thread may call. Its own threads don't keep the interpreter from ending.
     """
 
-    def __init__(self, path: Path, *, auto_index: bool = True) -> None:
+    def __init__(self, path: Path, **options: bool) -> None:
+        """Start the process; `options` are those of `QdrantEdge`."""
         self.path = path
-        self.auto_index = auto_index
+        self.options = options
         self.ended: Future[None] = Future()
         self.ended.set_running_or_notify_cancel()  # who waits for it may not cancel it
         self._reason = ""
@@ -143,7 +144,8 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             modules = [os.path.abspath(p) for p in sys.path if isinstance(p, str)]
-            arguments = [str(theirs.fileno()), str(self.path), str(int(self.auto_index))]
+            options = " ".join(f"{name}={int(on)}" for name, on in self.options.items())
+            arguments = [str(theirs.fileno()), str(self.path), options]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, *arguments, *modules],
                 stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import traceback
+from collections.abc import Iterable
 
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.worker.channel import Channel, Message, Parcel, dumps, loads
@@ -13,16 +14,17 @@ from m3qdrant.errors import EngineError, InputError
 __all__ = ["serve"]
 
 
-def serve(descriptor: int, path: str, *, auto_index: bool) -> None:
+def serve(descriptor: int, path: str, options: Iterable[str]) -> None:
     """Run calls until the parent closes its end, or is gone; then close the collections.
 
     Args:
         descriptor: of our end of the socket pair.
         path: the directory.
-        auto_index: as in `QdrantEdge`.
+        options: those of `QdrantEdge`, such as "auto_index=1".
     """
     channel = Channel(socket.socket(fileno=descriptor))
-    with QdrantEdge(path, auto_index=auto_index) as engine:
+    chosen = dict(option.split("=") for option in options)
+    with QdrantEdge(path, **{name: value == "1" for name, value in chosen.items()}) as engine:
         while (message := channel.receive()) is not None:
             number = message.number
             mark, parcel = _answer(engine, message)

@@ -362,7 +362,7 @@ def test_a_full_disk_is_seen_before_it_kills(
     shutil.copytree(original, tmp_path / "copy")
     with QdrantEdge(tmp_path / "copy") as client:
         assert compare(client, state) == ""
-        monkeypatch.setattr("m3qdrant.edge.shard.RESERVE", 1 << 60)
+        monkeypatch.setattr("m3qdrant.edge.disk.space.RESERVE", 1 << 60)
         for write in (
             lambda: call(client, Operation(50, "upsert"), state),
             lambda: client.optimize(NAME),

@@ -267,7 +267,7 @@ def test_a_replacement_that_fails_puts_the_old_one_back(client: QdrantEdge) -> N
 
 
 def test_no_room(client: QdrantEdge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m3qdrant.edge.shard.RESERVE", 1 << 60)
+    monkeypatch.setattr("m3qdrant.edge.disk.space.RESERVE", 1 << 60)
     with pytest.raises(EngineError, match=r"the disk has .* MiB left"):
         client.create_snapshot(NAME)
     assert client.list_snapshots(NAME) == []
