@@ -19,6 +19,7 @@ from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from m3qdrant.edge import updates
+from m3qdrant.edge.arguments import UPLOAD, accept
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.disk.directory import check_root
 from m3qdrant.edge.shard import check_process
@@ -126,7 +127,8 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         collection_name: str,
         points: Iterable[models.PointStruct],
         batch_size: int = 64,
-        *args: Any,
+        update_filter: models.Filter | None = None,
+        update_mode: Any = None,
         **kwargs: Any,
     ) -> None:
         """`upsert` in batches, for any iterable. Each batch is all or nothing by itself.
@@ -137,7 +139,15 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         size = max(batch_size, 1)  # the worker refuses less
         batch = await asyncio.to_thread(lambda: list(islice(rest, size)))
         while True:  # once at least, since the worker also checks the other arguments
-            await self._call("upload_points", collection_name, batch, batch_size, *args, **kwargs)
+            await self._call(
+                "upload_points",
+                collection_name,
+                batch,
+                batch_size,
+                update_filter,
+                update_mode,
+                **kwargs,
+            )
             batch = await asyncio.to_thread(lambda: list(islice(rest, size)))
             if not batch:
                 return
@@ -152,6 +162,7 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         **kwargs: Any,
     ) -> None:
         """`upload_points`, from columns; see `QdrantEdge.upload_collection`."""
+        accept("upload_collection", kwargs, UPLOAD | {"update_filter", "update_mode"})
         points = updates.points_of(vectors, payload, ids)
         await self.upload_points(collection_name, points, batch_size, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import threading
 import weakref
@@ -159,7 +160,7 @@ class QdrantEdge(Reading, Writing):
             CollectionExistsError: a collection of this name exists.
             InputError: a name that no server takes, or no vectors at all.
         """
-        accept(kwargs, CLUSTER)
+        accept("create_collection", kwargs, CLUSTER)
         self._check_writable("create", collection_name)
         directory = self._directory(collection_name)
         if not vectors_config and not sparse_vectors_config:
@@ -209,12 +210,12 @@ class QdrantEdge(Reading, Writing):
 
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
         """Whether the collection exists; it isn't opened."""
-        accept(kwargs)
+        accept("collection_exists", kwargs)
         return (self._directory(collection_name) / places.CONFIGURATION).is_file()
 
     def get_collections(self, **kwargs: Any) -> models.CollectionsResponse:
         """The collections' names, sorted; none is opened."""
-        accept(kwargs)
+        accept("get_collections", kwargs)
         self._check_usable()
         names = places.collection_names(self.path)
         return models.CollectionsResponse(
@@ -223,7 +224,7 @@ class QdrantEdge(Reading, Writing):
 
     def get_collection(self, collection_name: str, **kwargs: Any) -> models.CollectionInfo:
         """A collection's configuration, metadata, payload indexes and counts."""
-        accept(kwargs)
+        accept("get_collection", kwargs)
         shard = self._shard(collection_name)
         with shard.use("inspect") as engine:
             return answers.collection_info(shard.config, engine.info())
@@ -240,8 +241,9 @@ class QdrantEdge(Reading, Writing):
         changes = sorted(k for k, v in kwargs.items() if v is not None and k not in NO_EFFECT)
         if changes:
             raise UnsupportedError(
-                f"the embedded engine can't change {', '.join(changes)} of an existing "
-                "collection: create another one and copy the points with scroll and upsert"
+                f"update_collection can't change {', '.join(changes)} of an existing collection "
+                "of the embedded engine: create another one and copy the points with scroll and "
+                "upsert"
             )
         shard = self._shard(collection_name)
         with shard.use("update"):
@@ -254,7 +256,7 @@ class QdrantEdge(Reading, Writing):
 
     def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
         """Delete a collection and its files. False where there is none."""
-        accept(kwargs)
+        accept("delete_collection", kwargs)
         self._check_writable("delete", collection_name)
         directory = self._directory(collection_name)
         with self._lock:
@@ -274,6 +276,13 @@ class QdrantEdge(Reading, Writing):
 
     def recreate_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> bool:
         """`delete_collection`, then `create_collection` with the other arguments."""
+        try:
+            arguments = inspect.signature(self.create_collection).bind(
+                collection_name, *args, **kwargs
+            )
+        except TypeError as error:
+            raise TypeError(f"QdrantEdge.recreate_collection() {error}") from None
+        accept("recreate_collection", arguments.arguments.get("kwargs", {}), CLUSTER)
         self.delete_collection(collection_name)
         return self.create_collection(collection_name, *args, **kwargs)
 
@@ -318,7 +327,7 @@ class QdrantEdge(Reading, Writing):
         Raises:
             EngineError: the disk lacks room for it.
         """
-        accept(kwargs)
+        accept("create_snapshot", kwargs)
         self._check_writable("take a snapshot of", collection_name)
         shard = self._shard(collection_name)
         with shard.at_rest("take a snapshot of") as record:
@@ -328,13 +337,13 @@ class QdrantEdge(Reading, Writing):
         self, collection_name: str, **kwargs: Any
     ) -> list[models.SnapshotDescription]:
         """The collection's snapshots, the oldest first; they outlive the collection."""
-        accept(kwargs)
+        accept("list_snapshots", kwargs)
         self._directory(collection_name)
         return snapshots.find(self.path, collection_name)
 
     def delete_snapshot(self, collection_name: str, snapshot_name: str, **kwargs: Any) -> bool:
         """Delete a snapshot. False where there is none of that name."""
-        accept(kwargs)
+        accept("delete_snapshot", kwargs)
         self._check_writable("delete a snapshot of", collection_name)
         self._directory(collection_name)
         return snapshots.delete(self.path, collection_name, snapshot_name)
@@ -365,7 +374,7 @@ class QdrantEdge(Reading, Writing):
             UnsupportedError: it is a server's snapshot, or lies on a network.
             StoreDamagedError: it isn't whole.
         """
-        accept(kwargs)
+        accept("recover_snapshot", kwargs)
         self._check_writable("recover", collection_name)
         directory = self._directory(collection_name)
         source = snapshots.checked_source(location, checksum)
@@ -404,7 +413,7 @@ class QdrantEdge(Reading, Writing):
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Index a payload field, in a way of your choice; see `auto_index` for what needs none."""
-        accept(kwargs)
+        accept("create_payload_index", kwargs)
         self._check_writable("index", collection_name)
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
@@ -419,7 +428,7 @@ class QdrantEdge(Reading, Writing):
         self, collection_name: str, field_name: str, **kwargs: Any
     ) -> models.UpdateResult:
         """Drop a payload field's index; the payloads stay."""
-        accept(kwargs)
+        accept("delete_payload_index", kwargs)
         self._check_writable("drop an index of", collection_name)
         self._shard(collection_name).write(
             "drop an index of", lambda: edge.UpdateOperation.delete_field_index(field_name)
@@ -488,6 +497,7 @@ def _unsupported(name: str) -> Any:
         raise UnsupportedError(f"the embedded engine has no {name}: {instead}")
 
     method.__name__ = name
+    method.__qualname__ = f"QdrantEdge.{name}"
     method.__doc__ = f"Not in the embedded engine: {instead}."
     return method
 

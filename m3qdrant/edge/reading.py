@@ -44,7 +44,7 @@ class Reading(QdrantBase):
         **kwargs: Any,
     ) -> list[models.Record]:
         """Points by id, in the order asked for; those that don't exist are left out."""
-        accept(kwargs)
+        accept("retrieve", kwargs)
         shard = self._shard(collection_name)
         wanted = check_ids(ids)
         with shard.use("read") as engine:
@@ -70,7 +70,7 @@ class Reading(QdrantBase):
         In the order of a field there is no next page: continue with `order_by.start_from`. The
         first call for a field makes the index that this takes: see `indexes.py`.
         """
-        accept(kwargs)
+        accept("scroll", kwargs)
         shard = self._shard(collection_name)
         if order_by is not None and offset is not None:
             raise InputError("offset doesn't go with order_by: continue with order_by.start_from")
@@ -101,7 +101,7 @@ class Reading(QdrantBase):
         **kwargs: Any,
     ) -> models.CountResult:
         """How many points match; `exact=False` estimates."""
-        accept(kwargs)
+        accept("count", kwargs)
         shard = self._shard(collection_name)
         with shard.use("count") as engine:
             self._indexer(shard).serve(count_filter)
@@ -124,7 +124,7 @@ class Reading(QdrantBase):
         Raises:
             InputError: the field's values are of different kinds, or floats, or objects.
         """
-        accept(kwargs)
+        accept("facet", kwargs)
         limit = selectors.count("limit", limit, least=1)
         shard = self._shard(collection_name)
         with shard.use("facet") as engine:
@@ -157,7 +157,7 @@ class Reading(QdrantBase):
         A point's id stands for its vector, wherever a query takes one; the point itself is then
         left out. With `lookup_from` it is a point of another collection in the same directory.
         """
-        accept(kwargs)
+        accept("query_points", kwargs)
         request = models.QueryRequest.model_construct(
             query=query,
             using=using,
@@ -181,7 +181,7 @@ class Reading(QdrantBase):
         As on a server, a request's `with_payload` defaults to none here, and to all in
         `query_points`.
         """
-        accept(kwargs)
+        accept("query_batch_points", kwargs)
         if not requests:
             return []
         with self._resolved(collection_name, requests) as (shard, resolved):
@@ -212,7 +212,7 @@ class Reading(QdrantBase):
         groups; one without a value, or with one that is neither a string nor an integer, in none.
         As on a server, every prefetch finds `group_size` times its limit.
         """
-        accept(kwargs)
+        accept("query_points_groups", kwargs)
         limit = selectors.count("limit", limit, least=1)
         group_size = selectors.count("group_size", group_size, least=1)
         request = models.QueryRequest.model_construct(
