@@ -42,11 +42,7 @@ def parse(path: str) -> list[str | int | slice]:
             f"{path!r} is no path into a payload: give a key such as 'year', 'author.name' or, "
             "with double quotes around it, '\"year of birth\"'"
         )
-    steps = [_step(match) for match in _STEP.finditer(check_depth(path))]
-    for step in steps:
-        if isinstance(step, int) and step > _MOST_INDEX:
-            raise InputError(f"{path!r} is no path into a payload: {step} is beyond 64 bits")
-    return steps
+    return [_step(match) for match in _STEP.finditer(check_depth(path))]
 
 
 def _names_hold(path: str) -> bool:
@@ -87,7 +83,12 @@ def check_depth(path: str) -> str:
 def _step(match: re.Match[str]) -> str | int | slice:
     if match["index"] is None:
         return match["key"] if match["quoted"] is None else match["quoted"][1:-1]
-    return int(match["index"]) if match["index"] else EVERY
+    if not match["index"]:
+        return EVERY
+    digits = match["index"].lstrip("0") or "0"
+    if len(digits) > 20 or int(digits) > _MOST_INDEX:
+        raise InputError(f"the index [{digits[:40]}] in a path is beyond 64 bits")
+    return int(digits)
 
 
 def values_at(payload: Mapping[str, Any] | None, path: str, *, flat: bool = True) -> list[Any]:

@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 from m3qdrant.edge import QdrantEdge, indexes
 from m3qdrant.edge.indexes import filter_index, kind_of
 from m3qdrant.errors import InputError
-from m3qdrant.jsonpath import first_key, values_at
+from m3qdrant.jsonpath import values_at
 
 NAME = "docs"
 PARAMS = models.VectorParams(size=2, distance=models.Distance.DOT)
@@ -395,32 +395,3 @@ def test_mixed_values_get_no_index(values: list[Any], key: str) -> None:
             assert all(type(i) in (int, float) for i in items)
         elif index == "bool":
             assert all(isinstance(i, bool) for i in items)
-
-
-@pytest.mark.parametrize(
-    ("path", "values"),
-    [
-        ("a", [1]),
-        ("l", ["x", "y"]),
-        ("l[]", ["x", "y"]),
-        ("l[1]", ["y"]),
-        ("l[7]", []),
-        ("d.e", [2]),
-        ("d.f[].g", [3, 4, 5]),
-        ("d.f[1].g", [4, 5]),
-        ('"o.d d".z', [6]),
-        ("a.b", []),
-        ("l.a", []),
-        ("none", []),
-    ],
-)
-def test_paths(path: str, values: list[Any]) -> None:
-    payload = {
-        "a": 1,
-        "l": ["x", "y"],
-        "d": {"e": 2, "f": [{"g": 3}, {"g": [4, 5]}, 9]},
-        "o.d d": {"z": 6},
-    }
-    assert values_at(payload, path) == values
-    assert values_at(None, path) == []
-    assert path.startswith(first_key(path))
