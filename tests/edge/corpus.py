@@ -117,31 +117,37 @@ FILTERS: dict[str, models.Filter] = {
     "has-id": models.Filter(must=[models.HasIdCondition(has_id=[1, 2, POINTS[3].id, 10**9])]),
     "has-id-empty": models.Filter(must=[models.HasIdCondition(has_id=[])]),
     "has-vector": models.Filter(must=[models.HasVectorCondition(has_vector="sparse")]),
-    "is-empty": models.Filter(must=[models.IsEmptyCondition(is_empty={"key": "tags"})]),
-    "is-null": models.Filter(must=[models.IsNullCondition(is_null={"key": "gone"})]),
+    "is-empty": models.Filter(
+        must=[models.IsEmptyCondition(is_empty=models.PayloadField(key="tags"))]
+    ),
+    "is-null": models.Filter(
+        must=[models.IsNullCondition(is_null=models.PayloadField(key="gone"))]
+    ),
     "field-is-empty": field("tags", is_empty=True),
     "values-count": field("tags", values_count=models.ValuesCount(gte=2)),
     "values-count-lt": field("tags", values_count=models.ValuesCount(lt=2, gt=0)),
     "geo-box": field(
         "where",
         geo_bounding_box=models.GeoBoundingBox(
-            top_left={"lon": -10, "lat": 10}, bottom_right={"lon": 10, "lat": -10}
+            top_left=models.GeoPoint(lon=-10, lat=10),
+            bottom_right=models.GeoPoint(lon=10, lat=-10),
         ),
     ),
     "geo-radius": field(
-        "where", geo_radius=models.GeoRadius(center={"lon": 1, "lat": 2}, radius=900_000.0)
+        "where",
+        geo_radius=models.GeoRadius(center=models.GeoPoint(lon=1, lat=2), radius=900_000.0),
     ),
     "geo-polygon": field(
         "where",
         geo_polygon=models.GeoPolygon(
-            exterior={
-                "points": [
-                    {"lon": -15, "lat": -15},
-                    {"lon": 15, "lat": -15},
-                    {"lon": 0, "lat": 15},
-                    {"lon": -15, "lat": -15},
+            exterior=models.GeoLineString(
+                points=[
+                    models.GeoPoint(lon=-15, lat=-15),
+                    models.GeoPoint(lon=15, lat=-15),
+                    models.GeoPoint(lon=0, lat=15),
+                    models.GeoPoint(lon=-15, lat=-15),
                 ]
-            }
+            )
         ),
     ),
     "nested": models.Filter(
@@ -188,7 +194,7 @@ def three(limit: int = 60) -> list[models.Prefetch]:
 
 
 def weighted(w1: float, w2: float, w3: float) -> models.FormulaQuery:
-    terms = [
+    terms: list[models.Expression] = [
         models.MultExpression(mult=[w1, "$score[0]"]),
         models.MultExpression(mult=[w2, "$score[1]"]),
         models.MultExpression(mult=[w3 / len(TOKENS), "$score[2]"]),
@@ -200,7 +206,7 @@ def weighted(w1: float, w2: float, w3: float) -> models.FormulaQuery:
 
 RRF, DBSF = models.Fusion.RRF, models.Fusion.DBSF
 GEO_DISTANCE = models.GeoDistance(
-    geo_distance=models.GeoDistanceParams(origin={"lon": 0, "lat": 0}, to="where")
+    geo_distance=models.GeoDistanceParams(origin=models.GeoPoint(lon=0, lat=0), to="where")
 )
 
 QUERIES: dict[str, dict[str, Any]] = {

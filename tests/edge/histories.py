@@ -12,6 +12,7 @@ import numpy as np
 from qdrant_client import models
 
 from m3qdrant.edge import QdrantEdge, updates
+from tests.edge.small import named
 
 DIM, TOKEN_DIM, IDS, BATCH = 32, 8, 600, 60
 MAIN, SIDE = "docs", "side"
@@ -131,15 +132,15 @@ def call(client: QdrantEdge, operation: Operation, state: State) -> None:
         ]
         client.upsert(MAIN if name == "upsert" else SIDE, points)
     elif name == "delete":
-        client.delete(MAIN, ids)
+        client.delete(MAIN, [*ids])
     elif name == "delete_where":
         client.delete(MAIN, models.FilterSelector(filter=matches("group", k % 7)))
     elif name in ("set", "clear"):
         existing = [i for i in ids if i in state.main]
         if existing and name == "set":
-            client.set_payload(MAIN, {"set": k}, existing)
+            client.set_payload(MAIN, {"set": k}, [*existing])
         elif existing:
-            client.clear_payload(MAIN, existing)
+            client.clear_payload(MAIN, [*existing])
     elif name == "toggle":
         if state.side is None:
             create(client, SIDE)
@@ -202,19 +203,21 @@ def compare_points(
         return f"{name}: {len(ids)} points; missing {missing[:9]}, not expected {extra[:9]}"
     if client.count(name).count != len(ids):
         return f"{name}: count gives {client.count(name).count}, scroll {len(ids)}"
-    stored = {}
+    stored: dict[int, dict[str, Any]] = {}
     for record in records:
+        assert isinstance(record.id, int)
         k, fields = expected[record.id]
+        found = named(record)
         if (record.payload or {}) != fields:
             return f"{name}: the payload of {record.id} is {record.payload}, not {fields}"
         stored[record.id] = wanted = vectors(record.id, k)
-        if record.vector.keys() != wanted.keys():
-            return f"{name}: {record.id} has the vectors {sorted(record.vector)}"
+        if found.keys() != wanted.keys():
+            return f"{name}: {record.id} has the vectors {sorted(found)}"
         for part in wanted:
             if part == "sparse":
-                same = record.vector[part] == wanted[part]
+                same = found[part] == wanted[part]
             else:
-                same = np.array_equal(np.asarray(record.vector[part], np.float32), wanted[part])
+                same = np.array_equal(np.asarray(found[part], np.float32), wanted[part])
             if not same:
                 return f"{name}: {part} of {record.id} isn't what operation {k} wrote"
     for group in range(7):  # through the payload's index, where there is one

@@ -76,5 +76,11 @@ def run(code: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProces
     )
 
 
+def named(point: models.PointStruct | models.Record | models.ScoredPoint) -> dict[str, Any]:
+    """A point's vectors by name."""
+    assert isinstance(point.vector, dict)
+    return point.vector
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(m3qdrant.__path__[0]).parent)}

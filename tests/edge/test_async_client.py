@@ -41,6 +41,7 @@ from m3qdrant.errors import (
     UnsupportedError,
 )
 from tests.edge.heavy import DIM, NAME, SPARSE, TOKEN_DIM, VECTORS, fill, points
+from tests.edge.small import named
 
 
 def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -90,7 +91,7 @@ def a_session() -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     yield "collection_exists", (NAME,), {}
     yield "get_collections", (), {}
     yield "upsert", (NAME, points(0, 90)), {"wait": True}
-    ids = list(range(90, 100))
+    ids: list[Any] = list(range(90, 100))
     batch = models.Batch(
         ids=ids,
         vectors={"dense": rng.normal(size=(10, DIM)).tolist()},
@@ -201,14 +202,14 @@ async def test_upload_points_takes_any_iterable(path: Path) -> None:
         columns = points(300, 310)
         await client.upload_collection(
             NAME,
-            {name: [p.vector[name] for p in columns] for name in columns[0].vector},
-            payload=(p.payload for p in columns),
+            {name: [named(p)[name] for p in columns] for name in named(columns[0])},
+            payload=(p.payload or {} for p in columns),
             ids=itertools.count(300),
             batch_size=4,
         )
         assert (await client.retrieve(NAME, [309]))[0].payload == columns[9].payload
-        await client.upsert(NAME, points=(p for p in points(250, 260)))
-        found = await client.retrieve(NAME, {255: "a", 3: "b"}.keys())
+        await client.upsert(NAME, points=(p for p in points(250, 260)))  # type: ignore[arg-type]
+        found = await client.retrieve(NAME, {255: "a", 3: "b"}.keys())  # type: ignore[arg-type]
         assert [r.id for r in found] == [255, 3]
 
 
@@ -387,7 +388,7 @@ async def test_large_messages_do_not_stall_the_event_loop(tmp_path: Path) -> Non
         ]
 
     async with AsyncQdrantEdge(tmp_path) as client:
-        await client.create_collection(NAME, VECTORS, SPARSE)
+        await client.create_collection(NAME, VECTORS, sparse_vectors_config=SPARSE)
         as_arrays, as_lists = batch(False, 200), batch(True, 30)
         assert await steadiest(lambda: client.upsert(NAME, as_arrays)) < 0.05
         assert await steadiest(lambda: client.upsert(NAME, as_lists)) < 0.05
@@ -409,7 +410,9 @@ async def test_large_messages_do_not_stall_the_event_loop(tmp_path: Path) -> Non
 async def test_cancelled_calls_leave_nothing_behind(path: Path) -> None:
     async with AsyncQdrantEdge(path) as client:
         await client.count(NAME)
-        tasks = [asyncio.ensure_future(client.scroll(NAME, limit=20)) for _ in range(50)]
+        tasks: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(client.scroll(NAME, limit=20)) for _ in range(50)
+        ]
         tasks += [asyncio.ensure_future(client.upsert(NAME, points(100, 150)))]
         await asyncio.sleep(0)
         for task in tasks:
@@ -488,7 +491,9 @@ async def test_a_worker_that_is_killed(path: Path) -> None:
     await client.upsert(NAME, points(100, 110))
     assert client.worker_pid is not None
     os.kill(client.worker_pid, signal.SIGSTOP)  # so that the calls are surely waiting
-    waiting = [asyncio.ensure_future(client.count(NAME)) for _ in range(3)]
+    waiting: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(client.count(NAME)) for _ in range(3)
+    ]
     waiting.append(asyncio.ensure_future(client.upsert(NAME, points(200, 2000, tokens=20))))
     await asyncio.sleep(0.05)
     assert not any(w.done() for w in waiting)

@@ -31,7 +31,18 @@ from m3qdrant.errors import (
     StoreLockedError,
     UnsupportedError,
 )
-from tests.edge.small import DIM, METADATA, NAME, SPARSE, VECTORS, create, environment, points, run
+from tests.edge.small import (
+    DIM,
+    METADATA,
+    NAME,
+    SPARSE,
+    VECTORS,
+    create,
+    environment,
+    named,
+    points,
+    run,
+)
 
 # what is kept
 
@@ -371,11 +382,11 @@ def test_kill_9_loses_no_acknowledged_batch(path: Path) -> None:
             assert count % 25 == 0, "an unacknowledged batch is there whole, or not at all"
             records, _ = client.scroll(NAME, limit=count, with_vectors=True)
             assert [r.id for r in records] == list(range(count))
-            assert all(len(r.vector) == 3 and r.payload == {"n": r.id} for r in records)
-            expected = points(acknowledged - 25, acknowledged)[-1].vector["colbert"]
+            assert all(len(named(r)) == 3 and r.payload == {"n": r.id} for r in records)
+            expected = named(points(acknowledged - 25, acknowledged)[-1])["colbert"]
             expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
             np.testing.assert_allclose(
-                records[acknowledged - 1].vector["colbert"], expected, atol=1e-6
+                named(records[acknowledged - 1])["colbert"], expected, atol=1e-6
             )
 
 

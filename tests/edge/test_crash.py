@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(
 ROUNDS = int(os.environ.get("M3QDRANT_CRASH_ROUNDS", "30"))
 SEED = int(os.environ.get("M3QDRANT_CRASH_SEED", random.randrange(10**6)))
 
-WEIGHTS = {
+WEIGHTS: dict[str, dict[str, float]] = {
     "writes": {"upsert": 8, "delete": 2, "set": 2, "clear": 1, "delete_where": 1, "optimize": 0.2},
     "optimize": {"optimize": 3, "upsert": 2, "delete": 1},
     "collections": {"toggle": 6, "upsert_side": 2, "upsert": 1},

@@ -25,10 +25,11 @@ from tests.edge.corpus import (
     assert_same,
     match,
 )
+from tests.edge.small import named
 
 OTHER = "other"
 VECTORS: dict[str, Any] = {"dense": DENSE, "sparse": SPARSE, "colbert": TOKENS, "plain": PLAIN}
-COMPLETE = [p.id for p in POINTS if {"sparse", "colbert"} <= p.vector.keys()]  # type: ignore[union-attr, operator]
+COMPLETE = [p.id for p in POINTS if {"sparse", "colbert"} <= named(p).keys()]
 A, B, C, D, E = COMPLETE[:5]
 
 

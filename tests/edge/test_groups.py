@@ -113,7 +113,7 @@ def test_prefetches_find_more_as_on_a_server(clients: tuple[QdrantClient, Qdrant
         NAME, "lang", rrf, prefetch=prefetches(10), group_size=3, limit=9
     )
     flat = embedded.query_points(NAME, rrf, prefetch=prefetches(30), limit=N).points
-    by_lang: dict[str, list[Any]] = {}
+    by_lang: dict[int | str, list[Any]] = {}
     for hit in flat:
         by_lang.setdefault(hit.payload["lang"], []).append(hit)  # type: ignore[index]
     assert {g.id for g in got.groups} == set(by_lang)
@@ -137,7 +137,7 @@ def test_lookup(tmp_path: Path) -> None:
     memory = QdrantClient(":memory:")
     owner = str(uuid.UUID(int=7))
     params = models.VectorParams(size=2, distance=models.Distance.DOT)
-    payloads = [{"of": 1}, {"of": owner}, {"of": 1}, {"of": 5}]
+    payloads: list[dict[str, Any]] = [{"of": 1}, {"of": owner}, {"of": 1}, {"of": 5}]
     with QdrantEdge(tmp_path) as embedded:
         results = []
         for client in (memory, embedded):
@@ -173,9 +173,9 @@ def test_lookup(tmp_path: Path) -> None:
         embedded.upsert(
             "chunks", [models.PointStruct(id=9, vector=[9.0, 9.0], payload={"of": "x"})]
         )
-        found = embedded.query_points_groups("chunks", "of", [1.0, 1.0], with_lookup="whole")
-        assert found.groups[0].id == "x"
-        assert found.groups[0].lookup is None
+        again = embedded.query_points_groups("chunks", "of", [1.0, 1.0], with_lookup="whole")
+        assert again.groups[0].id == "x"
+        assert again.groups[0].lookup is None
 
 
 def test_numbers_beyond_a_filter(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def conditions(key: str) -> dict[str, Any]:
     out["box"] = field(
         key,
         geo_bounding_box=models.GeoBoundingBox(
-            top_left={"lon": 0, "lat": 3}, bottom_right={"lon": 3, "lat": 0}
+            top_left=models.GeoPoint(lon=0, lat=3), bottom_right=models.GeoPoint(lon=3, lat=0)
         ),
     )
     out["count"] = field(key, values_count=models.ValuesCount(gte=2))
@@ -148,7 +148,7 @@ def test_an_index_changes_no_answer(
     """Each condition on each field: without an index, and when all that can be made are there."""
     each = payloads(kind, 150, seed=sorted(VALUES).index(kind))
     asked = {
-        (key, name, clause): models.Filter(**{clause: [condition]})
+        (key, name, clause): models.Filter.model_validate({clause: [condition]})
         for key in FIELDS
         for name, condition in conditions(key).items()
         for clause in ("must", "must_not")
@@ -219,7 +219,9 @@ def test_an_index_of_ones_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(indexes, "MANY_POINTS", 10)
     with QdrantEdge(tmp_path) as client:
         collection(client, [{"text": f"word{i} more"} for i in range(20)])
-        client.create_payload_index(NAME, "text", models.TextIndexParams(type="text"))
+        client.create_payload_index(
+            NAME, "text", models.TextIndexParams(type=models.TextIndexType.TEXT)
+        )
         client.count(
             NAME, models.Filter(must=[field("text", match=models.MatchValue(value="word1 more"))])
         )
@@ -281,8 +283,10 @@ def test_facet(clients: tuple[QdrantClient, QdrantEdge], key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["int", "long", "float", "both", "at", "deep.er", "nullish", "nope"]
 )
-@pytest.mark.parametrize("direction", ["asc", "desc"])
-def test_order_by(clients: tuple[QdrantClient, QdrantEdge], key: str, direction: str) -> None:
+@pytest.mark.parametrize("direction", list(models.Direction), ids=str)
+def test_order_by(
+    clients: tuple[QdrantClient, QdrantEdge], key: str, direction: models.Direction
+) -> None:
     order = models.OrderBy(key=key, direction=direction)
 
     def values(points: list[Any]) -> list[Any]:
@@ -315,7 +319,7 @@ def test_what_no_index_can_serve(
 ) -> None:
     _, embedded = clients
     query = models.OrderByQuery(order_by=key)
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "facet": lambda: embedded.facet(NAME, key),
         "order_by": lambda: embedded.query_points(NAME, query),
     }

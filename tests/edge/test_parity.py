@@ -30,6 +30,7 @@ from tests.edge.corpus import (
     match,
     prefetches,
 )
+from tests.edge.small import named
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +121,15 @@ def test_with_vectors(clients: tuple[QdrantClient, QdrantEdge], selector: Any) -
     got = embedded.retrieve(NAME, ids, with_vectors=selector)
     assert [r.id for r in expected] == [r.id for r in got] == ids
     for x, y in zip(expected, got, strict=True):
-        assert x.vector.keys() == y.vector.keys()
-        for name, v in x.vector.items():
+        assert named(x).keys() == named(y).keys()
+        for name, v in named(x).items():
             if name == "sparse":
                 weights = [
-                    dict(zip(s.indices, s.values, strict=True)) for s in (v, y.vector[name])
+                    dict(zip(s.indices, s.values, strict=True)) for s in (v, named(y)[name])
                 ]
                 assert weights[0] == pytest.approx(weights[1])
             else:
-                np.testing.assert_allclose(y.vector[name], v, atol=1e-6)
+                np.testing.assert_allclose(named(y)[name], v, atol=1e-6)
 
 
 def test_scroll_pages(clients: tuple[QdrantClient, QdrantEdge]) -> None:
@@ -149,24 +150,34 @@ def test_scroll_pages(clients: tuple[QdrantClient, QdrantEdge]) -> None:
 
 
 INDEXES: list[Any] = [
-    models.KeywordIndexParams(type="keyword", is_tenant=True, on_disk=False),
+    models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True, on_disk=False),
     models.TextIndexParams(
-        type="text",
-        tokenizer="word",
+        type=models.TextIndexType.TEXT,
+        tokenizer=models.TokenizerType.WORD,
         lowercase=True,
         min_token_len=2,
         max_token_len=20,
-        stopwords=models.StopwordsSet(languages=["english", "german"], custom=["fox"]),
-        stemmer=models.SnowballParams(type="snowball", language="english"),
+        stopwords=models.StopwordsSet(
+            languages=[models.Language.ENGLISH, models.Language.GERMAN], custom=["fox"]
+        ),
+        stemmer=models.SnowballParams(
+            type=models.Snowball.SNOWBALL, language=models.SnowballLanguage.ENGLISH
+        ),
     ),
-    models.TextIndexParams(type="text", tokenizer="multilingual", stopwords="japanese"),
+    models.TextIndexParams(
+        type=models.TextIndexType.TEXT,
+        tokenizer=models.TokenizerType.MULTILINGUAL,
+        stopwords=models.Language.JAPANESE,
+    ),
 ]
 
 
 def test_order_by_and_facet_with_an_index(clients: tuple[QdrantClient, QdrantEdge]) -> None:
     _, embedded = clients
     embedded.create_payload_index(NAME, "lang", models.PayloadSchemaType.KEYWORD)
-    embedded.create_payload_index(NAME, "n", models.IntegerIndexParams(type="integer", range=True))
+    embedded.create_payload_index(
+        NAME, "n", models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, range=True)
+    )
     schema = embedded.get_collection(NAME).payload_schema
     assert schema["lang"].data_type == models.PayloadSchemaType.KEYWORD
     assert schema["n"].points == N
@@ -175,12 +186,12 @@ def test_order_by_and_facet_with_an_index(clients: tuple[QdrantClient, QdrantEdg
         for client in clients
     ]
     assert facets[0] == facets[1]
-    for order in ("n", models.OrderBy(key="n", direction="desc", start_from=100)):
+    for order in ("n", models.OrderBy(key="n", direction=models.Direction.DESC, start_from=100)):
         ids = [
             [r.id for r in client.scroll(NAME, limit=30, order_by=order)[0]] for client in clients
         ]
         assert ids[0] == ids[1]
-    query = models.OrderByQuery(order_by=models.OrderBy(key="n", direction="desc"))
+    query = models.OrderByQuery(order_by=models.OrderBy(key="n", direction=models.Direction.DESC))
     ids = [[p.id for p in client.query_points(NAME, query).points] for client in clients]
     assert ids[0] == ids[1]
     for params in INDEXES:
@@ -198,7 +209,7 @@ def test_weighted_formula_is_the_reference(clients: tuple[QdrantClient, QdrantEd
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
     def scores(point: models.PointStruct) -> tuple[float, float | None, float]:
-        v = point.vector
+        v = named(point)
         dense = float(unit(v["dense"]) @ unit(DENSE))
         lexical = None
         if "sparse" in v:
@@ -215,7 +226,7 @@ def test_weighted_formula_is_the_reference(clients: tuple[QdrantClient, QdrantEd
     table = {p.id: scores(p) for p in POINTS}
     by_dense = sorted(table, key=lambda i: -table[i][0])[:25]
     with_sparse = [i for i in table if table[i][1] is not None]
-    by_sparse = sorted(with_sparse, key=lambda i: -table[i][1])[:25]
+    by_sparse = sorted(with_sparse, key=lambda i: -(table[i][1] or 0.0))[:25]
     expected = {
         i: 0.4 * table[i][0] + 0.2 * (table[i][1] or 0.0) + 0.4 * table[i][2] / len(TOKENS)
         for i in {*by_dense, *by_sparse}

@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from qdrant_client import models
-from qdrant_client.client_base import QdrantBase
 
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
-from m3qdrant.edge.disk import copies, space
+from m3qdrant.edge.disk import copies, holes, space
 from m3qdrant.edge.disk.holes import data_parts
 from m3qdrant.edge.disk.lock import DirectoryLock
 from m3qdrant.errors import (
@@ -123,7 +122,6 @@ def reads(client: QdrantEdge) -> dict[str, Any]:
         "query_points_groups": client.query_points_groups(NAME, "group", ones, using="dense"),
         "list_snapshots": client.list_snapshots(NAME),
         "info": client.info(),
-        "flush": client.flush(),
     }
 
 
@@ -320,7 +318,11 @@ def test_a_collection_that_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def cut(file: Path) -> None:
+def unlink(file: Path) -> Any:
+    file.unlink()
+
+
+def cut(file: Path) -> Any:
     os.truncate(file, file.stat().st_size // 2)
 
 
@@ -334,11 +336,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "record": (lambda d: (d / "closed.json").write_text("{"), r"closed\.json can't be read"),
     "configuration": (lambda d: (d / "collection.json").write_text("{"), "can't be read"),
     "no-record": (
-        lambda d: ((d / "closed.json").unlink(), cut(next(d.rglob("segment.json")))),
+        lambda d: unlink(d / "closed.json") or cut(next(d.rglob("segment.json"))),
         "can't be opened",
     ),
     "nothing": (
-        lambda d: ((d / "closed.json").unlink(), (d / "shard/edge_config.json").unlink()),
+        lambda d: unlink(d / "closed.json") or unlink(d / "shard/edge_config.json"),
         "holds no data",
     ),
 }
@@ -361,7 +363,7 @@ def test_a_damaged_collection(tmp_path: Path, name: str) -> None:
     assert (path / NAME / "closed.json").exists() == (name not in ("no-record", "nothing"))
 
 
-WRITES: dict[str, Callable[[QdrantBase], Any]] = {
+WRITES: dict[str, Callable[[QdrantEdge], Any]] = {
     "create_collection": lambda c: small.create(c, "new"),
     "recreate_collection": lambda c: c.recreate_collection(NAME, small.VECTORS),
     "update_collection": lambda c: c.update_collection(NAME, metadata={"a": 1}),
@@ -537,7 +539,7 @@ def test_nobody_opens_it_while_it_is_copied(
 ) -> None:
     path = tmp_path / "data"
     state = history(path, "upsert")
-    original, tried = copies.copy, []
+    original, tried = holes.copy, []
 
     def copy(*args: Any, **kwargs: Any) -> None:
         with pytest.raises(StoreLockedError):

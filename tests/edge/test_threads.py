@@ -21,7 +21,7 @@ from qdrant_client import models
 
 from m3qdrant.edge import QdrantEdge, updates
 from m3qdrant.errors import EngineError, StoreClosedError, StoreLockedError
-from tests.edge.small import DIM, NAME, create, environment, points
+from tests.edge.small import DIM, NAME, create, environment, named, points
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
@@ -105,7 +105,7 @@ def test_everything_at_once_until_somebody_closes(path: Path) -> None:
 
     def scroll(i: int) -> None:
         records, _ = client.scroll(NAME, limit=50, with_vectors=True)
-        assert all(r.payload == {"n": r.id} and len(r.vector) == 3 for r in records)
+        assert all(r.payload == {"n": r.id} and len(named(r)) == 3 for r in records)
 
     def creation(i: int) -> None:
         create(client, f"of-{i}")
@@ -116,6 +116,10 @@ def test_everything_at_once_until_somebody_closes(path: Path) -> None:
         made = client.create_snapshot("other")
         assert client.delete_snapshot("other", made.name)
 
+    def optimize(i: int) -> None:
+        time.sleep(0.2)
+        client.optimize(NAME)
+
     def close() -> None:
         time.sleep(3)
         client.close()
@@ -125,12 +129,12 @@ def test_everything_at_once_until_somebody_closes(path: Path) -> None:
             *(until_closed("upsert", writer(k)) for k in range(1, 4)),
             until_closed("query", query),
             until_closed("scroll", scroll),
-            until_closed("optimize", lambda i: (time.sleep(0.2), client.optimize(NAME))),
+            until_closed("optimize", optimize),
             until_closed("create", creation),
             until_closed("snapshot", snapshot),
             until_closed("flush", lambda i: client.flush(NAME)),
             close,
-            lambda: (time.sleep(3), client.close()),
+            close,
         ]
     )
     assert raised == []
@@ -323,7 +327,7 @@ def test_a_forked_child_that_ends_normally_harms_nothing(path: Path, how: str) -
     with QdrantEdge(path) as client:
         records, _ = client.scroll(NAME, limit=999, with_vectors=True)
         assert [r.id for r in records] == [0, *range(3, 80)]
-        assert all(len(r.vector) == 3 and r.payload == {"n": r.id} for r in records)
+        assert all(len(named(r)) == 3 and r.payload == {"n": r.id} for r in records)
 
 
 @forks
@@ -374,7 +378,7 @@ def test_a_fork_while_another_thread_writes(client: QdrantEdge) -> None:
     with QdrantEdge(client.path) as again:
         records, _ = again.scroll(NAME, limit=10**6, with_vectors=True)
         assert [r.id for r in records] == [*range(20), *range(1000, 1000 + count - 20)]
-        assert all(len(r.vector) == 3 and r.payload == {"n": r.id} for r in records)
+        assert all(len(named(r)) == 3 and r.payload == {"n": r.id} for r in records)
 
 
 @forks

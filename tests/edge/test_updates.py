@@ -28,6 +28,7 @@ from tests.edge.corpus import (
     TOKENS,
     match,
 )
+from tests.edge.small import named
 
 FEW = POINTS[:60]
 IDS = [p.id for p in FEW]
@@ -389,7 +390,7 @@ def test_upload_collection(tmp_path: Path) -> None:
         read = client.retrieve(NAME, range(10, 17), with_vectors=True)
         assert [r.payload for r in read] == payload
         norms = np.linalg.norm(dense, axis=1, keepdims=True)
-        got = [r.vector["dense"] for r in read]  # type: ignore[index, call-overload]
+        got = [named(r)["dense"] for r in read]
         np.testing.assert_allclose(got, dense / norms, atol=1e-6)
         rows = ({"dense": row} for row in dense)
         client.upload_collection(NAME, rows)

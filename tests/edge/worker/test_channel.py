@@ -78,7 +78,7 @@ def test_models(payload: Any, row: list[float], matrix: list[list[float]]) -> No
 )
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
 def test_arrays(shape: tuple[int, ...], dtype: type) -> None:
-    array = (100 * np.random.default_rng(0).normal(size=shape)).astype(dtype)
+    array: np.ndarray[Any, Any] = (100 * np.random.default_rng(0).normal(size=shape)).astype(dtype)
     for value in (array, np.asfortranarray(array), array[..., ::2] if shape else array):
         for arrived in (crossed(value), crossed({"a": [value]})["a"][0]):
             assert arrived.dtype == value.dtype
