@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["replacing", "sync_directory", "write_whole"]
+
+_NOT_TO_BE_SYNCED = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
+"""A directory without the right to read it; and file systems, some across a network."""
 
 
 @contextlib.contextmanager
@@ -43,11 +47,19 @@ def _sync(file: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make what was created, renamed or removed in a directory last through a loss of power."""
+    """Make what was created, renamed or removed in a directory last through a loss of power.
+
+    Where the system or its rights don't let a directory be synced, nothing is done: what was
+    written is in place, and there is no better.
+    """
     if os.name != "posix":
         return  # other systems can't open a directory
-    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_SYNCED:
+            raise

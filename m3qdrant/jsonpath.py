@@ -5,6 +5,7 @@ double quotes any other key, `"year of birth"`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,17 @@ __all__ = ["EVERY", "check_depth", "first_key", "parse", "values_at"]
 EVERY = slice(None)
 """The step `[]`: every item of a list."""
 
-_STEP = re.compile(r'(?:(?P<key>[\w-]+)|"(?P<quoted>[^"]*)")|\[(?P<index>[0-9]*)\]')
-_KEY = r'(?:[\w-]+|"[^"]*")(?:\[[0-9]*\])*'
+_NAME = r"[\w\x80-\U0010ffff-]+"  # beyond ASCII, `_in_names` says which
+_QUOTED = r'"[^"\\]*"'
+_STEP = re.compile(rf"(?:(?P<key>{_NAME})|(?P<quoted>{_QUOTED}))|\[(?P<index>[0-9]*)\]")
+_KEY = rf"(?:{_NAME}|{_QUOTED})(?:\[[0-9]*\])*"
 _PATH = re.compile(rf"{_KEY}(?:\.{_KEY})*")
 
+_CIRCLED = "[\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]"
+_LETTERS = re.compile(rf"[\w-]|{_CIRCLED}")
+"""What Unicode calls letters or numbers, besides marks; the circled ones among its symbols are."""
+
+_MOST_INDEX = 2**64 - 1
 _MOST_STEPS = MAX_NESTING // 2
 
 
@@ -29,12 +37,34 @@ def parse(path: object) -> list[str | int | slice]:
     Raises:
         InputError: it is no path, or has more steps than a payload can have levels.
     """
-    if not isinstance(path, str) or not _PATH.fullmatch(path):
+    if not isinstance(path, str) or not _PATH.fullmatch(path) or not _names_hold(path):
         raise InputError(
             f"{path!r} is no path into a payload: give a key such as 'year', 'author.name' or, "
             "with double quotes around it, '\"year of birth\"'"
         )
     return [_step(match) for match in _STEP.finditer(check_depth(path))]
+
+
+def _names_hold(path: str) -> bool:
+    return path.isascii() or all(
+        _in_names(character) for match in _STEP.finditer(path) for character in match["key"] or ""
+    )
+
+
+def _in_names(character: str) -> bool:
+    """Whether a key without quotes may hold it: letters and numbers of every script.
+
+    Which of the marks in a script are letters, and which characters are newer than this Python's
+    tables, isn't asked here: the engine knows.
+    """
+    if _LETTERS.match(character):
+        return True
+    category = unicodedata.category(character)
+    return category in ("Mn", "Mc") or (category == "Cn" and not _is_no_character(character))
+
+
+def _is_no_character(character: str) -> bool:
+    return ord(character) & 0xFFFE == 0xFFFE or "\ufdd0" <= character <= "\ufdef"
 
 
 def check_depth(path: str) -> str:
@@ -52,8 +82,13 @@ def check_depth(path: str) -> str:
 
 def _step(match: re.Match[str]) -> str | int | slice:
     if match["index"] is None:
-        return match["key"] if match["quoted"] is None else match["quoted"]
-    return int(match["index"]) if match["index"] else EVERY
+        return match["key"] if match["quoted"] is None else match["quoted"][1:-1]
+    if not match["index"]:
+        return EVERY
+    digits = match["index"].lstrip("0") or "0"
+    if len(digits) > 20 or int(digits) > _MOST_INDEX:
+        raise InputError(f"the index [{digits[:40]}] in a path is beyond 64 bits")
+    return int(digits)
 
 
 def values_at(payload: Mapping[str, Any] | None, path: str, *, flat: bool = True) -> list[Any]:

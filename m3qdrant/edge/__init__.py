@@ -2,29 +2,23 @@
 
 `QdrantEdge(path)` takes the calls that `qdrant_client.QdrantClient` takes, with the same models in
 and out, and keeps its collections in a directory. `AsyncQdrantEdge(path)` is the same for asyncio.
-Read the folder in this order:
+Nothing here knows of BGE-M3. From the bottom up, each importing only from those above it:
 
-    client.py      the class: opening and closing, collections, snapshots, payload indexes
-    writing.py     its methods that change points; updates.py: what each of them means, as data
-    reading.py     its methods that read points; built on the engine's plain queries:
-    examples.py      search by example: point ids become vectors
-    groups.py        hits by the value of a payload field
-    indexes.py       payload indexes made when something needs them
-    shard.py       one open collection: its turns, its process, the engine's failures as our errors
-    lock.py        one process at a time
-    sidecar.py     where a collection lies on the disk, and the configuration beside its data
-    closed.py      what its files were like when it was closed, to see damage at the next opening
-    snapshots.py   a collection as one file, and back
-    checks.py      everything that is checked before the engine sees it
-    translate.py   qdrant-client's models to the engine's types
-    answers.py     the engine's types to qdrant-client's models
-    arguments.py, filters.py, paths.py   small helpers, each for the thing it is named after
-    aio.py         the asynchronous class: the same methods, run elsewhere
-    worker.py      elsewhere: a process that runs the engine, and its handle in this one
-    wire.py        how a call and its answer cross between the two
+disk/         a collection's files: where they lie, who holds them, how they are made and removed
+translate/    qdrant-client's models to the engine's types, checked on the way, and back
+arguments     the arguments that settle how a request reaches a cluster
+shard         one open collection: its turns, its process, the engine's failures as our errors
+indexes       payload indexes made when something needs them
+examples      search by example: point ids become vectors
+groups        hits by the value of a payload field
+updates       what each method that changes points means, as data
+reading, writing
+              the two halves of the class: what reads points, and what changes them
+client        the class: opening and closing, collections, snapshots, payload indexes
+worker/       a process that runs the engine, and its handle in this one
+async_client  the asynchronous class: the same methods, run in that process
 """
 
-from m3qdrant.edge.aio import AsyncQdrantEdge
-from m3qdrant.edge.client import QdrantEdge
+import lazy_loader
 
-__all__ = ["AsyncQdrantEdge", "QdrantEdge"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

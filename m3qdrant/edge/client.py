@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import threading
 import weakref
@@ -16,10 +17,11 @@ import qdrant_edge as edge
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.edge import answers, sidecar, snapshots, translate
 from m3qdrant.edge.arguments import CLUSTER, NO_EFFECT, accept
+from m3qdrant.edge.disk import configuration, leftovers, snapshots
+from m3qdrant.edge.disk import directory as places
+from m3qdrant.edge.disk.lock import DirectoryLock
 from m3qdrant.edge.indexes import Indexer
-from m3qdrant.edge.lock import DirectoryLock
 from m3qdrant.edge.reading import Reading
 from m3qdrant.edge.shard import (
     Shard,
@@ -28,6 +30,8 @@ from m3qdrant.edge.shard import (
     create_shard,
     engine_errors,
 )
+from m3qdrant.edge.translate import answers
+from m3qdrant.edge.translate.payload_indexes import index_schema
 from m3qdrant.edge.writing import Writing
 from m3qdrant.errors import (
     CollectionExistsError,
@@ -66,17 +70,32 @@ class QdrantEdge(Reading, Writing):
         auto_index: whether the first filter over a field makes the index that speeds it up, in a
             collection of 10,000 points or more, where all values of the field are of one kind.
             `facet` and `order_by` make theirs in any case. See `indexes.py`.
+        read_only: look, and change no byte, date or name under the directory. A collection is
+            then copied at its first use, to the system's directory for temporary files, and what
+            is read is what it held at that time; meanwhile nobody can open it, and afterwards
+            anybody. It must be closed (`StoreLockedError` otherwise); after a crash it is
+            recovered in the copy. Above 1 GiB the copy has no vectors, and what needs them raises
+            `UnsupportedError`, as does whatever writes. No index is made, so that `facet` and
+            `order_by` work where there is one.
 
     Raises:
         StoreDamagedError: the path is a file, or a directory of another program.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, auto_index: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        auto_index: bool = True,
+        read_only: bool = False,
+    ) -> None:
         super().__init__()
         self.path = Path(path).expanduser().absolute()
-        sidecar.check_root(self.path)
-        sidecar.sweep_root(self.path)
-        self.auto_index = auto_index
+        places.check_root(self.path)
+        if not read_only:
+            leftovers.sweep_root(self.path)
+        self.auto_index = auto_index and not read_only
+        self.read_only = read_only
         self._shards: dict[str, Shard] = {}
         self._indexers: weakref.WeakKeyDictionary[Shard, Indexer] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
@@ -141,7 +160,8 @@ class QdrantEdge(Reading, Writing):
             CollectionExistsError: a collection of this name exists.
             InputError: a name that no server takes, or no vectors at all.
         """
-        accept(kwargs, CLUSTER)
+        accept("create_collection", kwargs, CLUSTER)
+        self._check_writable("create", collection_name)
         directory = self._directory(collection_name)
         if not vectors_config and not sparse_vectors_config:
             raise InputError(
@@ -169,16 +189,16 @@ class QdrantEdge(Reading, Writing):
             self._refuse_existing(collection_name, directory)
             with engine_errors("create", collection_name):
                 try:
-                    with sidecar.making(directory) as temporary:
+                    with places.making(directory) as temporary:
                         create_shard(temporary, config)
-                        sidecar.write(temporary, config)
+                        configuration.write(temporary, config)
                 except FileExistsError:
                     self._refuse_existing(collection_name, directory)
                     raise
         return True
 
     def _refuse_existing(self, name: str, directory: Path) -> None:
-        if (directory / sidecar.FILE).exists():
+        if (directory / places.CONFIGURATION).exists():
             raise CollectionExistsError(
                 f"the collection {name!r} exists in {self.path}: use it, or delete it first"
             )
@@ -190,21 +210,21 @@ class QdrantEdge(Reading, Writing):
 
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
         """Whether the collection exists; it isn't opened."""
-        accept(kwargs)
-        return (self._directory(collection_name) / sidecar.FILE).is_file()
+        accept("collection_exists", kwargs)
+        return (self._directory(collection_name) / places.CONFIGURATION).is_file()
 
     def get_collections(self, **kwargs: Any) -> models.CollectionsResponse:
         """The collections' names, sorted; none is opened."""
-        accept(kwargs)
+        accept("get_collections", kwargs)
         self._check_usable()
-        names = sidecar.collection_names(self.path)
+        names = places.collection_names(self.path)
         return models.CollectionsResponse(
             collections=[models.CollectionDescription(name=name) for name in names]
         )
 
     def get_collection(self, collection_name: str, **kwargs: Any) -> models.CollectionInfo:
         """A collection's configuration, metadata, payload indexes and counts."""
-        accept(kwargs)
+        accept("get_collection", kwargs)
         shard = self._shard(collection_name)
         with shard.use("inspect") as engine:
             return answers.collection_info(shard.config, engine.info())
@@ -217,11 +237,13 @@ class QdrantEdge(Reading, Writing):
         Raises:
             UnsupportedError: any other change; make a new collection and copy the points.
         """
+        self._check_writable("update", collection_name)
         changes = sorted(k for k, v in kwargs.items() if v is not None and k not in NO_EFFECT)
         if changes:
             raise UnsupportedError(
-                f"the embedded engine can't change {', '.join(changes)} of an existing "
-                "collection: create another one and copy the points with scroll and upsert"
+                f"update_collection can't change {', '.join(changes)} of an existing collection "
+                "of the embedded engine: create another one and copy the points with scroll and "
+                "upsert"
             )
         shard = self._shard(collection_name)
         with shard.use("update"):
@@ -234,11 +256,12 @@ class QdrantEdge(Reading, Writing):
 
     def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
         """Delete a collection and its files. False where there is none."""
-        accept(kwargs)
+        accept("delete_collection", kwargs)
+        self._check_writable("delete", collection_name)
         directory = self._directory(collection_name)
         with self._lock:
             self._check_usable()
-            if not (directory / sidecar.FILE).exists():
+            if not (directory / places.CONFIGURATION).exists():
                 return False
             shard = self._shards.pop(collection_name, None)
             if shard is not None:
@@ -246,13 +269,20 @@ class QdrantEdge(Reading, Writing):
             lock = DirectoryLock(directory)
             try:
                 with engine_errors("delete", collection_name):
-                    sidecar.remove(directory)
+                    places.remove(directory)
             finally:
                 lock.release()
         return True
 
     def recreate_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> bool:
         """`delete_collection`, then `create_collection` with the other arguments."""
+        try:
+            arguments = inspect.signature(self.create_collection).bind(
+                collection_name, *args, **kwargs
+            )
+        except TypeError as error:
+            raise TypeError(f"QdrantEdge.recreate_collection() {error}") from None
+        accept("recreate_collection", arguments.arguments.get("kwargs", {}), CLUSTER)
         self.delete_collection(collection_name)
         return self.create_collection(collection_name, *args, **kwargs)
 
@@ -269,6 +299,7 @@ class QdrantEdge(Reading, Writing):
         Raises:
             EngineError: the disk lacks room for that; nothing was changed.
         """
+        self._check_writable("optimize", collection_name)
         return self._shard(collection_name).optimize()
 
     def unindexed(self, collection_name: str) -> int:
@@ -296,7 +327,8 @@ class QdrantEdge(Reading, Writing):
         Raises:
             EngineError: the disk lacks room for it.
         """
-        accept(kwargs)
+        accept("create_snapshot", kwargs)
+        self._check_writable("take a snapshot of", collection_name)
         shard = self._shard(collection_name)
         with shard.at_rest("take a snapshot of") as record:
             return snapshots.create(self.path, collection_name, shard.directory, record)
@@ -305,13 +337,14 @@ class QdrantEdge(Reading, Writing):
         self, collection_name: str, **kwargs: Any
     ) -> list[models.SnapshotDescription]:
         """The collection's snapshots, the oldest first; they outlive the collection."""
-        accept(kwargs)
+        accept("list_snapshots", kwargs)
         self._directory(collection_name)
         return snapshots.find(self.path, collection_name)
 
     def delete_snapshot(self, collection_name: str, snapshot_name: str, **kwargs: Any) -> bool:
         """Delete a snapshot. False where there is none of that name."""
-        accept(kwargs)
+        accept("delete_snapshot", kwargs)
+        self._check_writable("delete a snapshot of", collection_name)
         self._directory(collection_name)
         return snapshots.delete(self.path, collection_name, snapshot_name)
 
@@ -341,13 +374,14 @@ class QdrantEdge(Reading, Writing):
             UnsupportedError: it is a server's snapshot, or lies on a network.
             StoreDamagedError: it isn't whole.
         """
-        accept(kwargs)
+        accept("recover_snapshot", kwargs)
+        self._check_writable("recover", collection_name)
         directory = self._directory(collection_name)
         source = snapshots.checked_source(location, checksum)
         with (
             engine_errors("recover", collection_name),
             contextlib.ExitStack() as aside,
-            sidecar.making(directory) as temporary,
+            places.making(directory) as temporary,
         ):
             snapshots.unpack(source, temporary)
             check_shard(temporary)
@@ -359,14 +393,14 @@ class QdrantEdge(Reading, Writing):
 
     def _set_aside(self, name: str, directory: Path, stack: contextlib.ExitStack) -> None:
         """Close a collection and move it out of the way, until the stack unwinds."""
-        if not (directory / sidecar.SHARD).is_dir():
+        if not (directory / places.SHARD).is_dir():
             self._refuse_existing(name, directory)
         shard = self._shards.pop(name, None)
         if shard is not None:
             with contextlib.suppress(EngineError):  # it may be what is to be recovered from
                 shard.close()
         stack.callback(DirectoryLock(directory).release)
-        stack.enter_context(sidecar.replace(directory))
+        stack.enter_context(places.replace(directory))
 
     # payload indexes
 
@@ -379,15 +413,14 @@ class QdrantEdge(Reading, Writing):
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Index a payload field, in a way of your choice; see `auto_index` for what needs none."""
-        accept(kwargs)
+        accept("create_payload_index", kwargs)
+        self._check_writable("index", collection_name)
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
             raise InputError("pass field_schema=, such as models.PayloadSchemaType.KEYWORD")
         self._shard(collection_name).write(
             "index",
-            lambda: edge.UpdateOperation.create_field_index(
-                field_name, translate.index_schema(schema)
-            ),
+            lambda: edge.UpdateOperation.create_field_index(field_name, index_schema(schema)),
         )
         return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
 
@@ -395,7 +428,8 @@ class QdrantEdge(Reading, Writing):
         self, collection_name: str, field_name: str, **kwargs: Any
     ) -> models.UpdateResult:
         """Drop a payload field's index; the payloads stay."""
-        accept(kwargs)
+        accept("delete_payload_index", kwargs)
+        self._check_writable("drop an index of", collection_name)
         self._shard(collection_name).write(
             "drop an index of", lambda: edge.UpdateOperation.delete_field_index(field_name)
         )
@@ -408,9 +442,16 @@ class QdrantEdge(Reading, Writing):
         if self._closed:
             raise StoreClosedError(f"QdrantEdge({str(self.path)!r}) is closed: open a new one")
 
+    def _check_writable(self, operation: str, collection_name: str) -> None:
+        if self.read_only:
+            raise UnsupportedError(
+                f"could not {operation} the collection {collection_name!r}: {self.path} is "
+                "opened for reading; open it without read_only"
+            )
+
     def _directory(self, collection_name: str) -> Path:
         self._check_usable()
-        return self.path / sidecar.check_name(collection_name)
+        return self.path / places.check_name(collection_name)
 
     def _shard(self, collection_name: str) -> Shard:
         """The open collection; opened now, if this is its first use."""
@@ -420,12 +461,12 @@ class QdrantEdge(Reading, Writing):
             shard = self._shards.get(collection_name)
             if shard is None:
                 if not directory.exists():
-                    names = ", ".join(map(repr, sidecar.collection_names(self.path))) or "none"
+                    names = ", ".join(map(repr, places.collection_names(self.path))) or "none"
                     raise CollectionNotFoundError(
                         f"there is no collection {collection_name!r} in {self.path}: "
                         f"it has {names}"
                     )
-                shard = self._shards[collection_name] = Shard(directory)
+                shard = self._shards[collection_name] = Shard(directory, read_only=self.read_only)
             return shard
 
     def _indexer(self, shard: Shard) -> Indexer:
@@ -456,6 +497,7 @@ def _unsupported(name: str) -> Any:
         raise UnsupportedError(f"the embedded engine has no {name}: {instead}")
 
     method.__name__ = name
+    method.__qualname__ = f"QdrantEdge.{name}"
     method.__doc__ = f"Not in the embedded engine: {instead}."
     return method
 

@@ -15,14 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from m3qdrant.edge.checks import (
-    CheckedVector,
-    Sparse,
-    VectorSpecs,
-    check_id,
-    check_query_vector,
-)
-from m3qdrant.edge.filters import narrowed
+from m3qdrant.edge.translate.check_vectors import CheckedVector, Sparse, check_query_vector
+from m3qdrant.edge.translate.filter_models import narrowed
+from m3qdrant.edge.translate.ids import check_id
+from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.errors import InputError
 
 __all__ = ["looked_up", "resolve"]

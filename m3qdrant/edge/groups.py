@@ -12,7 +12,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from m3qdrant.edge.filters import narrowed
+from m3qdrant.edge.translate.filter_models import narrowed
 from m3qdrant.jsonpath import first_key, values_at
 
 __all__ = ["candidates_request", "find"]

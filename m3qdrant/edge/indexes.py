@@ -22,9 +22,10 @@ from typing import Any, Literal
 import qdrant_edge as edge
 from qdrant_client import models
 
-from m3qdrant.edge import answers, translate
-from m3qdrant.edge.filters import conditions
 from m3qdrant.edge.shard import Shard
+from m3qdrant.edge.translate import answers
+from m3qdrant.edge.translate.filter_models import conditions
+from m3qdrant.edge.translate.payload_indexes import index_schema
 from m3qdrant.errors import InputError
 from m3qdrant.jsonpath import first_key, values_at
 
@@ -214,7 +215,7 @@ class Indexer:
                     made.add(field)
 
     def _make(self, field: str, index: str) -> None:
-        schema = translate.index_schema(index)
+        schema = index_schema(index)
         self._shard.write("index", lambda: edge.UpdateOperation.create_field_index(field, schema))
 
 

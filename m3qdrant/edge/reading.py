@@ -11,12 +11,16 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
-from m3qdrant.edge import answers, examples, groups, translate
+from m3qdrant.edge import examples, groups
 from m3qdrant.edge.arguments import accept
-from m3qdrant.edge.checks import check_id, check_ids, check_vector_names
-from m3qdrant.edge.filters import filters_of, ordered_by
 from m3qdrant.edge.indexes import Indexer
 from m3qdrant.edge.shard import Shard
+from m3qdrant.edge.translate import answers, selectors
+from m3qdrant.edge.translate.check_vectors import check_vector_names
+from m3qdrant.edge.translate.filter_models import filters_of, ordered_by
+from m3qdrant.edge.translate.filters import to_filter
+from m3qdrant.edge.translate.ids import check_id, check_ids
+from m3qdrant.edge.translate.queries import query_request
 from m3qdrant.errors import InputError
 
 __all__ = ["Reading"]
@@ -40,12 +44,12 @@ class Reading(QdrantBase):
         **kwargs: Any,
     ) -> list[models.Record]:
         """Points by id, in the order asked for; those that don't exist are left out."""
-        accept(kwargs)
+        accept("retrieve", kwargs)
         shard = self._shard(collection_name)
         wanted = check_ids(ids)
         with shard.use("read") as engine:
-            payload = translate.payload_selector(with_payload)
-            vectors = translate.vector_selector(with_vectors, shard.layout)
+            payload = selectors.payload_selector(with_payload)
+            vectors = _vector_selector(with_vectors, shard)
             found = [answers.record(r) for r in engine.retrieve(list(wanted), payload, vectors)]
         by_id = {record.id: record for record in found}
         return [by_id[id] for id in dict.fromkeys(wanted) if id in by_id]
@@ -66,22 +70,22 @@ class Reading(QdrantBase):
         In the order of a field there is no next page: continue with `order_by.start_from`. The
         first call for a field makes the index that this takes: see `indexes.py`.
         """
-        accept(kwargs)
+        accept("scroll", kwargs)
         shard = self._shard(collection_name)
         if order_by is not None and offset is not None:
             raise InputError("offset doesn't go with order_by: continue with order_by.start_from")
         with shard.use("scroll") as engine:
-            order = None if order_by is None else translate.order_by(order_by)
+            order = None if order_by is None else selectors.order_by(order_by)
             if order is not None:
                 self._indexer(shard).need(order.key, "order_by")
             self._indexer(shard).serve(scroll_filter)
             records, following = engine.scroll(
                 edge.ScrollRequest(
                     offset=None if offset is None else check_id(offset),
-                    limit=translate.count("limit", limit, least=1),
-                    filter=translate.to_filter(scroll_filter),
-                    with_payload=translate.payload_selector(with_payload),
-                    with_vector=translate.vector_selector(with_vectors, shard.layout),
+                    limit=selectors.count("limit", limit, least=1),
+                    filter=to_filter(scroll_filter),
+                    with_payload=selectors.payload_selector(with_payload),
+                    with_vector=_vector_selector(with_vectors, shard),
                     order_by=order,
                 )
             )
@@ -97,11 +101,11 @@ class Reading(QdrantBase):
         **kwargs: Any,
     ) -> models.CountResult:
         """How many points match; `exact=False` estimates."""
-        accept(kwargs)
+        accept("count", kwargs)
         shard = self._shard(collection_name)
         with shard.use("count") as engine:
             self._indexer(shard).serve(count_filter)
-            request = edge.CountRequest(exact=exact, filter=translate.to_filter(count_filter))
+            request = edge.CountRequest(exact=exact, filter=to_filter(count_filter))
             return models.CountResult(count=engine.count(request))
 
     def facet(
@@ -120,11 +124,11 @@ class Reading(QdrantBase):
         Raises:
             InputError: the field's values are of different kinds, or floats, or objects.
         """
-        accept(kwargs)
-        limit = translate.count("limit", limit, least=1)
+        accept("facet", kwargs)
+        limit = selectors.count("limit", limit, least=1)
         shard = self._shard(collection_name)
         with shard.use("facet") as engine:
-            request = edge.FacetRequest(key, limit, exact, translate.to_filter(facet_filter))
+            request = edge.FacetRequest(key, limit, exact, to_filter(facet_filter))
             self._indexer(shard).need(key, "facet")
             self._indexer(shard).serve(facet_filter)
             hits = engine.facet(request).hits
@@ -153,7 +157,7 @@ class Reading(QdrantBase):
         A point's id stands for its vector, wherever a query takes one; the point itself is then
         left out. With `lookup_from` it is a point of another collection in the same directory.
         """
-        accept(kwargs)
+        accept("query_points", kwargs)
         request = models.QueryRequest.model_construct(
             query=query,
             using=using,
@@ -177,7 +181,7 @@ class Reading(QdrantBase):
         As on a server, a request's `with_payload` defaults to none here, and to all in
         `query_points`.
         """
-        accept(kwargs)
+        accept("query_batch_points", kwargs)
         if not requests:
             return []
         with self._resolved(collection_name, requests) as (shard, resolved):
@@ -208,9 +212,9 @@ class Reading(QdrantBase):
         groups; one without a value, or with one that is neither a string nor an integer, in none.
         As on a server, every prefetch finds `group_size` times its limit.
         """
-        accept(kwargs)
-        limit = translate.count("limit", limit, least=1)
-        group_size = translate.count("group_size", group_size, least=1)
+        accept("query_points_groups", kwargs)
+        limit = selectors.count("limit", limit, least=1)
+        group_size = selectors.count("group_size", group_size, least=1)
         request = models.QueryRequest.model_construct(
             query=query,
             using=using,
@@ -283,6 +287,7 @@ class Reading(QdrantBase):
         with contextlib.ExitStack() as turns:
             for name in sorted(shards):  # in one order, so that two queries never block each other
                 turns.enter_context(shards[name].use("query"))
+                shards[name].need_vectors()
             resolved = [
                 examples.resolve(r, collection_name, shard.layout, vector_of) for r in requests
             ]
@@ -293,11 +298,18 @@ class Reading(QdrantBase):
             yield shard, resolved
 
 
+def _vector_selector(with_vectors: Any, shard: Shard) -> bool | list[str]:
+    wanted = selectors.vector_selector(with_vectors, shard.layout)
+    if wanted:
+        shard.need_vectors()
+    return wanted
+
+
 def _search(
     shard: Shard, requests: Sequence[models.QueryRequest]
 ) -> list[list[models.ScoredPoint]]:
     with shard.use("query") as engine:
-        translated = [translate.query_request(r, shard.layout) for r in requests]
+        translated = [query_request(r, shard.layout) for r in requests]
         found = engine.query_batch(edge.QueryBatchRequest(translated))
     return [[answers.scored_point(p) for p in points] for points in found]
 

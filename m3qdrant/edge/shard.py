@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import json
 import os
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,24 +19,22 @@ from pathlib import Path
 import qdrant_edge as edge
 from qdrant_client import models
 
-from m3qdrant.edge import closed, sidecar, translate
-from m3qdrant.edge.checks import layout_of
-from m3qdrant.edge.lock import DirectoryLock
+from m3qdrant.edge.disk import closed, configuration, leftovers, space
+from m3qdrant.edge.disk.copies import Copy
+from m3qdrant.edge.disk.directory import SHARD
+from m3qdrant.edge.disk.lock import DirectoryLock, foreign_lock_error
+from m3qdrant.edge.translate.configuration import shard_config
+from m3qdrant.edge.translate.vector_specs import layout_of
 from m3qdrant.errors import (
     EngineError,
     InputError,
     M3QdrantError,
     StoreClosedError,
     StoreDamagedError,
-    StoreLockedError,
+    UnsupportedError,
 )
 
 __all__ = ["Shard", "check_process", "check_shard", "create_shard", "engine_errors"]
-
-
-RESERVE = 256 << 20
-"""Bytes that must be free on the disk before a write. The engine maps files that have holes, and
-filling a hole on a full disk kills the process (SIGBUS), then and at every later opening."""
 
 
 class Shard:
@@ -49,26 +46,33 @@ class Shard:
         layout: its vectors by name.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Open the collection at `directory`.
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        """Open the collection at `directory`, or with `read_only` a copy of it: see copies.py.
 
         Raises:
             StoreLockedError: it is open elsewhere, in another process or in this one.
             StoreDamagedError: its files can't be read, or aren't those that were closed.
-            EngineError: it wasn't closed in good order, and the disk is too full to recover it.
+            EngineError: it wasn't closed in good order, and the disk is too full to recover it;
+                or too full for a copy.
+            UnsupportedError: it is too large for a copy.
         """
         self.directory = directory
-        self.config = sidecar.read(directory)
+        self.config = configuration.read(directory)
         self.layout = layout_of(self.config)
         self._turn = threading.RLock()
         self._pid = os.getpid()
         self._panic: BaseException | None = None
-        self._directory_lock = DirectoryLock(directory)
+        self._engine: edge.EdgeShard | None = None  # the first to go when this is dropped
+        self._copy = Copy(directory) if read_only else None
+        self._hold = self._copy or DirectoryLock(directory)
         try:
-            sidecar.sweep(directory)
-            self._engine: edge.EdgeShard | None = _open(directory, self.config)
+            if self._copy is not None:
+                self._engine = _open_copy(self._copy, directory, self.config)
+            else:
+                leftovers.sweep(directory)
+                self._engine = _open(directory, self.config)
         except BaseException:
-            self._directory_lock.release()
+            self._hold.release()
             raise
         _open_here.add(self)
 
@@ -103,10 +107,16 @@ class Shard:
 
         Raises:
             EngineError: the disk is nearly full; nothing was written.
+            UnsupportedError: the collection is opened for reading.
         """
         with self.use(operation) as engine:
+            if self._copy is not None:
+                raise UnsupportedError(
+                    f"could not {operation} the collection at {self.directory}: it is opened for "
+                    "reading; open it without read_only"
+                )
             update = build()
-            _need_space(self.directory, RESERVE, operation)
+            space.need(self.directory, operation)
             engine.update(update)
             engine.flush()
 
@@ -117,7 +127,7 @@ class Shard:
             EngineError: the disk lacks room for a second copy of the collection.
         """
         with self.use("optimize") as engine:
-            _need_space(self.directory, RESERVE + _bytes_on_disk(self.directory), "optimize")
+            self._need_a_second_copy("optimize")
             done = engine.optimize()
             # the segments that were replaced are removed by the next flush, not before
             engine.flush()
@@ -132,8 +142,21 @@ class Shard:
         """
         with self.use(operation) as engine:
             engine.flush()
-            _need_space(self.directory, RESERVE + _bytes_on_disk(self.directory), operation)
+            self._need_a_second_copy(operation)
             yield closed.survey(self.directory, *_content(engine))
+
+    def _need_a_second_copy(self, operation: str) -> None:
+        size = sum(space.bytes_on_disk(self.directory).values())
+        space.need(self.directory, operation, size)
+
+    def need_vectors(self) -> None:
+        """See that the vectors are there to be read, or searched.
+
+        Raises:
+            UnsupportedError: it is a copy without them.
+        """
+        if self._copy is not None and self._copy.without_vectors:
+            raise UnsupportedError(self._copy.without_vectors)
 
     def unindexed(self) -> int:
         """How many points lie in segments without an index of the main dense vector.
@@ -146,7 +169,8 @@ class Shard:
             return 0
         with self.use("inspect") as engine:
             waiting = 0
-            for segment in (self.directory / sidecar.SHARD / "segments").glob("*/segment.json"):
+            files = self.directory if self._copy is None else self._copy.directory
+            for segment in (files / SHARD / "segments").glob("*/segment.json"):
                 # the engine counts indexed vectors of all names together, replaced ones included,
                 # so its figure can't answer this; its files can
                 config = json.loads(segment.read_text(encoding="utf-8"))["config"]
@@ -158,7 +182,7 @@ class Shard:
     def replace_config(self, config: models.CreateCollection) -> None:
         """Store other metadata; the engine's own settings must stay as they are."""
         with self.use("update the configuration of"):
-            sidecar.write(self.directory, config)
+            configuration.write(self.directory, config)
             self.config = config
 
     def close(self) -> None:
@@ -172,12 +196,12 @@ class Shard:
             _open_here.discard(self)
             try:
                 with engine_errors("close", self.directory.name):
-                    if self._panic is None:
+                    if self._panic is None and self._copy is None:
                         _close_in_order(engine, self.directory)
                     else:
                         engine.close()
             finally:
-                self._directory_lock.release()
+                self._hold.release()
 
 
 _open_here: weakref.WeakSet[Shard] = weakref.WeakSet()
@@ -209,9 +233,8 @@ def check_process(pid: int, path: Path) -> None:
 
 def create_shard(directory: Path, config: models.CreateCollection) -> None:
     """Make the data of an empty collection in `directory`."""
-    _need_space(directory, RESERVE, "create")
-    shard_config = translate.shard_config(config)
-    edge.EdgeShard.create(str(directory / sidecar.SHARD), shard_config).close()
+    space.need(directory, "create")
+    edge.EdgeShard.create(str(directory / SHARD), shard_config(config)).close()
 
 
 def check_shard(directory: Path) -> None:
@@ -220,14 +243,14 @@ def check_shard(directory: Path) -> None:
     Raises:
         StoreDamagedError: it isn't whole.
     """
-    _close_in_order(_open(directory, sidecar.read(directory)), directory)
+    _close_in_order(_open(directory, configuration.read(directory)), directory)
 
 
 def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
     record = closed.read(directory)
     if record is None:
         # the engine replays its log, which fills holes in its files
-        _need_space(directory, RESERVE, "recover")
+        space.need(directory, "recover")
         engine = _load(directory, config)
         with engine_errors("recover", directory.name):
             # before anybody sees it: replaying several operations over what an interrupted flush
@@ -248,6 +271,21 @@ def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
         # the next opening shall not find it in order; a file or two may have been written anew
         with contextlib.suppress(OSError):
             closed.write(directory, closed.survey(directory, record.points, record.indexes))
+        raise
+    return engine
+
+
+def _open_copy(copy: Copy, directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
+    engine = _load(copy.directory, config, directory)
+    try:
+        if copy.record is None:
+            with engine_errors("recover", directory.name):
+                engine.flush()
+        else:
+            with engine_errors("open", directory.name):
+                closed.check_content(directory, copy.record, *_content(engine))
+    except BaseException:
+        engine.close()
         raise
     return engine
 
@@ -284,40 +322,29 @@ def _main_vector(config: models.CreateCollection) -> str | None:
     return None
 
 
-def _need_space(directory: Path, needed: int, operation: str) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise EngineError(
-            f"could not {operation} the collection at {directory}: the disk has "
-            f"{free >> 20} MiB left and this takes {-(-needed >> 20)} MiB: make room. Nothing was "
-            "changed"
-        )
-
-
-def _bytes_on_disk(directory: Path) -> int:
-    """What the collection's files occupy, their holes left out."""
-    return sum((directory / path).stat().st_blocks * 512 for path in closed.files(directory))
-
-
-def _load(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
-    shard = directory / sidecar.SHARD
+def _load(
+    files: Path, config: models.CreateCollection, directory: Path | None = None
+) -> edge.EdgeShard:
+    """Load the data among `files`, which are a copy of those in `directory`, or its own."""
+    directory = files if directory is None else directory
+    shard = files / SHARD
     # without its segments the engine would open an empty collection, and say nothing
     if not (shard / "edge_config.json").is_file() or not any(shard.glob("segments/*")):
-        raise StoreDamagedError(f"{shard} holds no data of the embedded engine: restore the files")
+        raise StoreDamagedError(
+            f"{directory / SHARD} holds no data of the embedded engine: restore the files"
+        )
     try:
         # Naming the configuration makes the engine compare it with the data. A configuration of
         # other data would let through what the checks are there to stop.
-        return edge.EdgeShard.load(str(shard), translate.shard_config(config))
+        return edge.EdgeShard.load(str(shard), shard_config(config))
     except BaseException as error:
         if not _from_engine(error):
             raise
         if "WouldBlock" in str(error):
-            raise StoreLockedError(
-                f"{directory} is open in a program that uses the engine without m3qdrant, or in a "
-                "process forked from one that had it open: end it"
-            ) from error
+            raise foreign_lock_error(directory) from error
+        reason = _first_line(error).replace(str(files), str(directory))
         raise StoreDamagedError(
-            f"{directory} can't be opened ({_first_line(error)}): its files are damaged, or of "
+            f"{directory} can't be opened ({reason}): its files are damaged, or of "
             "another version of the engine; restore them from a copy, or delete the collection "
             "and ingest again"
         ) from error

@@ -16,15 +16,13 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from m3qdrant import jsonpath
-from m3qdrant.edge import translate
 from m3qdrant.edge.arguments import refuse_shard_key
-from m3qdrant.edge.checks import (
-    VectorSpecs,
-    check_ids,
-    check_point_vectors,
-    check_points,
-    check_vector_names,
-)
+from m3qdrant.edge.translate.check_points import check_point_vectors, check_points
+from m3qdrant.edge.translate.check_vectors import check_vector_names
+from m3qdrant.edge.translate.filters import to_filter
+from m3qdrant.edge.translate.ids import check_ids
+from m3qdrant.edge.translate.points import point, point_vectors, upsert_mode
+from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.errors import InputError, PointError, UnsupportedError
 from m3qdrant.scalars import check_json
 
@@ -100,11 +98,11 @@ def upsert(
 ) -> Update:
     """Insert or replace points."""
     checked = check_points(points, layout)
-    mode = translate.update_mode(update_mode)
+    mode = upsert_mode(update_mode)
     return Update(
         edge.UpdateOperation.upsert_points(
-            [translate.point(p) for p in checked],
-            condition=translate.to_filter(update_filter),
+            [point(p) for p in checked],
+            condition=to_filter(update_filter),
             update_mode=mode,
         ),
         adds=() if mode == edge.UpdateMode.UpdateOnly else [p.id for p in checked],
@@ -116,12 +114,12 @@ def update_vectors(
 ) -> Update:
     """Replace some of the points' vectors; the others, and the payload, stay."""
     checked = check_point_vectors(points, layout)
-    condition = translate.to_filter(update_filter)
+    condition = to_filter(update_filter)
 
     def only(ids: Ids) -> edge.UpdateOperation:
         wanted = set(ids)
         return edge.UpdateOperation.update_vectors(
-            [translate.point_vectors(p) for p in checked if p.id in wanted], condition=condition
+            [point_vectors(p) for p in checked if p.id in wanted], condition=condition
         )
 
     needs = [p.id for p in checked]
@@ -218,7 +216,7 @@ def _chosen(selector: Any) -> models.Filter | list[int | str]:
 
 
 def _filter(filter: models.Filter) -> edge.Filter:
-    translated = translate.to_filter(filter)
+    translated = to_filter(filter)
     assert translated is not None
     return translated
 

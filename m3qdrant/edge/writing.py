@@ -11,10 +11,11 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
-from m3qdrant.edge import answers, updates
-from m3qdrant.edge.arguments import accept
-from m3qdrant.edge.checks import VectorSpecs
+from m3qdrant.edge import updates
+from m3qdrant.edge.arguments import UPLOAD, accept
 from m3qdrant.edge.shard import Shard, engine_errors
+from m3qdrant.edge.translate import answers
+from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.edge.updates import Update
 from m3qdrant.errors import InputError
 
@@ -25,6 +26,9 @@ class Writing(QdrantBase):
     """Each write is all or nothing: what is wrong with it is found before the engine sees it."""
 
     def _shard(self, collection_name: str) -> Shard:
+        raise NotImplementedError  # QdrantEdge has it
+
+    def _check_writable(self, operation: str, collection_name: str) -> None:
         raise NotImplementedError  # QdrantEdge has it
 
     def upsert(
@@ -40,7 +44,7 @@ class Writing(QdrantBase):
         Raises:
             PointError: the first point that is wrong, with the field and the remedy.
         """
-        accept(kwargs)
+        accept("upsert", kwargs)
         return self._apply(
             "write to",
             collection_name,
@@ -57,7 +61,8 @@ class Writing(QdrantBase):
         **kwargs: Any,
     ) -> None:
         """`upsert` in batches, for any iterable. Each batch is all or nothing by itself."""
-        accept(kwargs, {"parallel", "on_batch_failure"})
+        accept("upload_points", kwargs, UPLOAD)
+        self._check_writable("write to", collection_name)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: pass at least 1")
         rest = iter(points)
@@ -80,6 +85,7 @@ class Writing(QdrantBase):
         Without `ids` each point gets a random UUID. `payload` and `ids` may be longer than
         `vectors`, such as `itertools.count()`, but not shorter.
         """
+        accept("upload_collection", kwargs, UPLOAD | {"update_filter", "update_mode"})
         self.upload_points(
             collection_name, updates.points_of(vectors, payload, ids), batch_size, **kwargs
         )
@@ -97,7 +103,7 @@ class Writing(QdrantBase):
             PointError: the first point that is wrong, with the vector and the remedy.
             InputError: some of the points don't exist; none is changed.
         """
-        accept(kwargs)
+        accept("update_vectors", kwargs)
         return self._apply(
             "write vectors to",
             collection_name,
@@ -112,7 +118,7 @@ class Writing(QdrantBase):
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Remove the named vectors from points, by ids or by filter."""
-        accept(kwargs)
+        accept("delete_vectors", kwargs)
         return self._apply(
             "delete vectors from",
             collection_name,
@@ -123,7 +129,7 @@ class Writing(QdrantBase):
         self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
     ) -> models.UpdateResult:
         """Delete points by ids or by filter. Ids that don't exist are passed over."""
-        accept(kwargs)
+        accept("delete", kwargs)
         return self._apply(
             "delete from", collection_name, lambda _: updates.delete(points_selector)
         )
@@ -137,7 +143,7 @@ class Writing(QdrantBase):
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Merge `payload` into the points' payloads, at the path `key` where given."""
-        accept(kwargs)
+        accept("set_payload", kwargs)
         return self._apply(
             "write payloads to",
             collection_name,
@@ -152,7 +158,7 @@ class Writing(QdrantBase):
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Replace the points' payloads."""
-        accept(kwargs)
+        accept("overwrite_payload", kwargs)
         return self._apply(
             "write payloads to",
             collection_name,
@@ -167,7 +173,7 @@ class Writing(QdrantBase):
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Remove fields from the points' payloads."""
-        accept(kwargs)
+        accept("delete_payload", kwargs)
         return self._apply(
             "delete payloads from",
             collection_name,
@@ -178,7 +184,7 @@ class Writing(QdrantBase):
         self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
     ) -> models.UpdateResult:
         """Remove the points' payloads."""
-        accept(kwargs)
+        accept("clear_payload", kwargs)
         return self._apply(
             "delete payloads from",
             collection_name,
@@ -202,7 +208,8 @@ class Writing(QdrantBase):
             EngineError: the engine failed, at the operation that the message names; those before
                 it are applied.
         """
-        accept(kwargs)
+        accept("batch_update_points", kwargs)
+        self._check_writable("update", collection_name)
         shard = self._shard(collection_name)
         with engine_errors("update", collection_name):
             batch = updates.from_operations(update_operations, shard.layout)
@@ -221,6 +228,7 @@ class Writing(QdrantBase):
     def _apply(
         self, operation: str, collection_name: str, make: Callable[[VectorSpecs], Update]
     ) -> models.UpdateResult:
+        self._check_writable(operation, collection_name)
         shard = self._shard(collection_name)
         with engine_errors(operation, collection_name):
             update = make(shard.layout)

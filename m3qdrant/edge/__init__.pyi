@@ -1,0 +1,2 @@
+from .async_client import AsyncQdrantEdge as AsyncQdrantEdge
+from .client import QdrantEdge as QdrantEdge
