@@ -72,21 +72,32 @@ class _Classes(Generic[C]):
 
     base: type[C]
     memory: Callable[[], C]
-    edge: Callable[[str], C]
+    edge: Callable[[str, bool], C]
     other_base: type
     other_store: str
 
 
 _SYNC: _Classes[QdrantBase] = _Classes(
-    QdrantBase, lambda: QdrantClient(":memory:"), QdrantEdge, AsyncQdrantBase, "AsyncM3Store"
+    QdrantBase,
+    lambda: QdrantClient(":memory:"),
+    lambda path, read_only: QdrantEdge(path, read_only=read_only),
+    AsyncQdrantBase,
+    "AsyncM3Store",
 )
 _ASYNC: _Classes[AsyncQdrantBase] = _Classes(
-    AsyncQdrantBase, lambda: AsyncQdrantClient(":memory:"), AsyncQdrantEdge, QdrantBase, "M3Store"
+    AsyncQdrantBase,
+    lambda: AsyncQdrantClient(":memory:"),
+    lambda path, read_only: AsyncQdrantEdge(path, read_only=read_only),
+    QdrantBase,
+    "M3Store",
 )
 
 
 def connect(
-    location: str | os.PathLike[str] | QdrantBase, *, timeout_s: float = TIMEOUT_S
+    location: str | os.PathLike[str] | QdrantBase,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    read_only: bool = False,
 ) -> tuple[QdrantBase, bool]:
     """The client for a location.
 
@@ -97,6 +108,7 @@ def connect(
     Args:
         location: a directory, ":memory:", "http(s)://host[:port]", or a client.
         timeout_s: seconds that one call to a server may take.
+        read_only: look at a directory, and change nothing under it.
 
     Returns:
         The client, and whether it was made here, so that it is the caller's to close.
@@ -107,17 +119,20 @@ def connect(
         AccessDeniedError: the server wants another key.
         StoreDamagedError: the path is a file, or a directory of another program.
     """
-    found = _find(location, timeout_s, _SYNC)
+    found = _find(location, timeout_s, read_only, _SYNC)
     if isinstance(found, _Server):
         return QdrantClient(**_arguments(found, _hurry)), True
     return found
 
 
 async def aconnect(
-    location: str | os.PathLike[str] | AsyncQdrantBase, *, timeout_s: float = TIMEOUT_S
+    location: str | os.PathLike[str] | AsyncQdrantBase,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    read_only: bool = False,
 ) -> tuple[AsyncQdrantBase, bool]:
     """`connect` for asyncio: the same, with an asynchronous client."""
-    found = _find(location, timeout_s, _ASYNC)
+    found = _find(location, timeout_s, read_only, _ASYNC)
     if isinstance(found, _Server):
         # asking a server for its version waits for it
         arguments = await asyncio.to_thread(_arguments, found, _ahurry)
@@ -126,7 +141,7 @@ async def aconnect(
 
 
 def _find(
-    location: str | os.PathLike[str] | C, timeout_s: float, classes: _Classes[C]
+    location: str | os.PathLike[str] | C, timeout_s: float, read_only: bool, classes: _Classes[C]
 ) -> tuple[C, bool] | _Server:
     """What a location is: a client, and whether it was made here, or a server to be asked."""
     if isinstance(location, classes.base):
@@ -135,7 +150,7 @@ def _find(
     if name == ":memory:":
         return classes.memory(), True
     if not _is_url(name):
-        return classes.edge(name), True
+        return classes.edge(name, read_only), True
     return _Server.of(name, timeout_s)
 
 

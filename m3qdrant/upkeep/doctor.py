@@ -27,6 +27,7 @@ from m3qdrant.errors import (
     InputError,
     M3QdrantError,
     StoreLockedError,
+    UnsupportedError,
 )
 from m3qdrant.names import MODES
 from m3qdrant.upkeep.findings import Facts, Finding, judge
@@ -60,7 +61,7 @@ def examine(
     _refuse_memory(location)
     findings = [*_versions()]
     try:
-        with side(location, None, None) as place:
+        with side(location, None, None, read_only=True) as place:
             findings += _directory_of(place)
             return findings + drive(_examination(place, collection))
     except InputError:
@@ -76,7 +77,7 @@ async def aexamine(
     _refuse_memory(location)
     findings = [*_versions()]
     try:
-        async with aside(location, None, None) as place:
+        async with aside(location, None, None, read_only=True) as place:
             findings += await asyncio.to_thread(_directory_of, place)
             return findings + await adrive(_examination(place, collection))
     except InputError:
@@ -220,6 +221,9 @@ def _collection(place: Side, name: str) -> Directed[list[Finding]]:
     except StoreLockedError as error:
         remedy = "look again when it is closed there; nothing of it could be looked at"
         return [Finding("warning", str(error), remedy, name)]
+    except UnsupportedError as error:
+        remedy = "to look at it all the same, open the client yourself: examine(client)"
+        return [Finding("warning", str(error), remedy, name)]
     except M3QdrantError as error:
         return [_failure(error, name)]
 
@@ -231,18 +235,19 @@ def facts(name: str, capabilities: Capabilities) -> Steps[Facts]:
     sample, _ = yield from calls.scroll(name, limit=_SAMPLE, with_payload=True)
     found = Facts(name, capabilities, info, points, sample)
     long_sample: Sequence[models.Record] = ()
+    unseen = ""
     if found.multivectors:
-        long_sample, _ = yield from calls.scroll(
-            name,
-            limit=_LONG_SAMPLE,
-            with_vectors=True if "" in found.multivectors else list(found.multivectors),
-        )
+        wanted = True if "" in found.multivectors else list(found.multivectors)
+        try:
+            long_sample, _ = yield from calls.scroll(name, limit=_LONG_SAMPLE, with_vectors=wanted)
+        except UnsupportedError as error:  # a look at a large directory leaves its vectors out
+            unseen = str(error)
     unindexed, nodes = 0, None
     if capabilities.optimizes:
         unindexed = yield from calls.unindexed(name)
     if capabilities.remote:
         nodes = yield from _nodes()
-    return Facts(name, capabilities, info, points, sample, long_sample, unindexed, nodes)
+    return Facts(name, capabilities, info, points, sample, long_sample, unseen, unindexed, nodes)
 
 
 def _nodes() -> Steps[int | None]:

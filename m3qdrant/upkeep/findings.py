@@ -50,6 +50,7 @@ class Facts:
         points: how many it holds.
         sample: some points with payload, without vectors.
         long_sample: some points with multivectors only; empty where there are none.
+        unseen: why the multivectors weren't looked at; empty where they were.
         unindexed: where the engine builds its indexes when told to, points that a dense search
             reads one by one.
         nodes: of a cluster, how many nodes it has; None elsewhere.
@@ -61,6 +62,7 @@ class Facts:
     points: int
     sample: Sequence[models.Record]
     long_sample: Sequence[models.Record] = ()
+    unseen: str = ""
     unindexed: int = 0
     nodes: int | None = None
     layout: Layout | list[str] = field(init=False)
@@ -186,6 +188,11 @@ def _lengths(facts: Facts) -> Iterator[Finding]:
                 "most that Qdrant takes: their texts were longer",
                 "split long texts into passages; ColBERT scores get finer",
             )
+
+
+def _unseen(facts: Facts) -> Iterator[Finding]:
+    if facts.unseen:
+        yield Finding("note", f"the lengths of its texts were not looked at: {facts.unseen}")
 
 
 def _named(vectors: Any, name: str) -> Any:
@@ -384,6 +391,7 @@ _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _unindexed,
     _graph,
     _lengths,
+    _unseen,
     _tenant,
     _copies,
     _fields,

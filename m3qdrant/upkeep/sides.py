@@ -132,9 +132,14 @@ def side(
     location: str | os.PathLike[str] | QdrantBase,
     collection: str | None,
     retries: Retries | None,
+    *,
+    read_only: bool = False,
 ) -> Iterator[Side]:
-    """A side, whose client is closed at the end where it was made here."""
-    client, owned = transport.connect(location)
+    """A side, whose client is closed at the end where it was made here.
+
+    With `read_only` a directory is looked at, and nothing under it changes.
+    """
+    client, owned = transport.connect(location, read_only=read_only)
     try:
         yield Side(client, transport.describe(location), collection, retries or Retries())
     finally:
@@ -147,9 +152,11 @@ async def aside(
     location: str | os.PathLike[str] | AsyncQdrantBase,
     collection: str | None,
     retries: Retries | None,
+    *,
+    read_only: bool = False,
 ) -> AsyncIterator[Side]:
     """`side` for asyncio."""
-    client, owned = await transport.aconnect(location)
+    client, owned = await transport.aconnect(location, read_only=read_only)
     try:
         yield Side(client, transport.describe(location), collection, retries or Retries())
     finally:

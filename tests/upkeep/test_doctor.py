@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient, models
 
 from m3qdrant import M3Encoder, M3Schema, M3Store, QdrantEdge, transport
 from m3qdrant.collection import SERVER
+from m3qdrant.edge.disk import space
 from m3qdrant.errors import InputError
 from m3qdrant.names import MIGRATION
 from m3qdrant.upkeep.doctor import disk_space, examine, server_version, size_on_disk
@@ -416,3 +417,41 @@ def test_a_server_is_examined_over_the_wire(
         assert "k3y" not in str(findings)
         server.script("GET", "/docs$", *[Status(403)])
         assert only(examine(server.url), "error").collection == "docs"
+
+
+def test_a_look_changes_nothing(copy: Path) -> None:
+    """Whatever was left there: names, bytes and dates are as they were."""
+    (copy / ".making-1").mkdir()
+    (copy / "docs" / ".collection.json-0").write_text("cut off")
+
+    def survey() -> dict[str, tuple[int, bytes]]:
+        return {
+            str(path.relative_to(copy)): (
+                path.stat().st_mtime_ns,
+                path.read_bytes() if path.is_file() else b"",
+            )
+            for path in sorted(copy.rglob("*"))
+        }
+
+    before = survey()
+    assert any(name.endswith("closed.json") for name in before)
+    findings = examine(copy)
+    assert survey() == before
+    assert findings[-1].collection == "docs"
+    assert not [found for found in findings if found.severity in ("error", "warning")]
+
+
+def test_vectors_that_are_too_many_to_be_looked_at_are_named(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sum(space.bytes_on_disk(copy / "docs").values())
+    monkeypatch.setattr("m3qdrant.edge.disk.copies.LIMIT", whole - 1)
+    found = only(examine(copy), "note", "the lengths of its texts were not looked at")
+    assert found.collection == "docs"
+    assert any("12 points" in each.what for each in examine(copy))
+    # beside its vectors, too, it is more than is copied
+    monkeypatch.setattr("m3qdrant.edge.disk.copies.LIMIT", 1)
+    found = only(examine(copy), "warning", "examine(client)")
+    assert found.collection == "docs"
+    with QdrantEdge(copy) as client:
+        assert not serious(examine(client))
