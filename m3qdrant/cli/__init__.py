@@ -1,9 +1,11 @@
 """The command `m3qdrant`: a file a group of commands, on top of `program` and `common`.
 
-documents     ingest, export, delete
-searching     search, demo
-collections   info, doctor, optimize, migrate
-checking      verify
+The files:
+
+    documents     ingest, export, delete
+    searching     search, demo
+    collections   info, doctor, optimize, migrate
+    checking      verify
 """
 
 from __future__ import annotations

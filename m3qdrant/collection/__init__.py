@@ -1,16 +1,18 @@
 """What is asked of Qdrant, as data: no module here does any I/O.
 
-documents, provenance    what users put in; what a stored point says of its making
-schema, layout           how a user wants vectors stored; what Qdrant is told about it
-points                   embeddings to points, checked
-filters, search          what a search asks beside its query
-requests                 from a query and a search to Qdrant's requests, in each mode
-searching, diversity     a search as an operation; its ranking diversified
-hits                     a found document
-calls                    Qdrant's methods as typed values, and operations made of them
-operations               a collection's other operations
-capabilities, versions   what an engine can do; what a server must be for each feature
-batches                  points in batches that a server accepts
+The files:
+
+    documents, provenance    what users put in; what a stored point says of its making
+    schema, layout           how a user wants vectors stored; what Qdrant is told about it
+    points                   embeddings to points, checked
+    filters, search          what a search asks beside its query
+    requests                 from a query and a search to Qdrant's requests, in each mode
+    searching, diversity     a search as an operation; its ranking diversified
+    hits                     a found document
+    calls                    Qdrant's methods as typed values, and operations made of them
+    operations               a collection's other operations
+    capabilities, versions   what an engine can do; what a server must be for each feature
+    batches                  points in batches that a server accepts
 """
 
 import lazy_loader

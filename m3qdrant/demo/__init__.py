@@ -1,8 +1,10 @@
 """What a new user tries first: search what every machine has, and check the model.
 
-corpus        the running Python's standard library: one document a docstring
-index         the corpus in a store, indexed once and then kept
-published     the BGE-M3 tutorial's figures beside a model's own
+The files:
+
+    corpus        the running Python's standard library: one document a docstring
+    index         the corpus in a store, indexed once and then kept
+    published     the BGE-M3 tutorial's figures beside a model's own
 """
 
 import lazy_loader

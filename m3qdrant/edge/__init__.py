@@ -4,19 +4,19 @@
 and out, and keeps its collections in a directory. `AsyncQdrantEdge(path)` is the same for asyncio.
 Nothing here knows of BGE-M3. From the bottom up, each importing only from those above it:
 
-disk/         a collection's files: where they lie, who holds them, how they are made and removed
-translate/    qdrant-client's models to the engine's types, checked on the way, and back
-arguments     the arguments that settle how a request reaches a cluster
-shard         one open collection: its turns, its process, the engine's failures as our errors
-indexes       payload indexes made when something needs them
-examples      search by example: point ids become vectors
-groups        hits by the value of a payload field
-updates       what each method that changes points means, as data
-reading, writing
-              the two halves of the class: what reads points, and what changes them
-client        the class: opening and closing, collections, snapshots, payload indexes
-worker/       a process that runs the engine, and its handle in this one
-async_client  the asynchronous class: the same methods, run in that process
+    disk/         a collection's files: where they lie, who holds them, how they come and go
+    translate/    qdrant-client's models to the engine's types, checked on the way, and back
+    arguments     the arguments that settle how a request reaches a cluster
+    shard         one open collection: its turns, its process, the engine's failures as our errors
+    indexes       payload indexes made when something needs them
+    examples      search by example: point ids become vectors
+    groups        hits by the value of a payload field
+    updates       what each method that changes points means, as data
+    reading, writing
+                  the two halves of the class: what reads points, and what changes them
+    client        the class: opening and closing, collections, snapshots, payload indexes
+    worker/       a process that runs the engine, and its handle in this one
+    async_client  the asynchronous class: the same methods, run in that process
 """
 
 import lazy_loader

@@ -1,12 +1,14 @@
 """Texts to BGE-M3's three views of them, and nothing of Qdrant.
 
-protocol      Encoder: what the store asks of whatever encodes
-embeddings    the views, as plain data
-checkpoint    a checkpoint's files: found or fetched, read, checked
-network       M3Model: XLM-RoBERTa's body and three heads
-batching      a call's texts in batches, and the results in their places
-encoder       M3Encoder: texts in, views out
-pooling       fewer ColBERT vectors for a text
+The files:
+
+    protocol      Encoder: what the store asks of whatever encodes
+    embeddings    the views, as plain data
+    checkpoint    a checkpoint's files: found or fetched, read, checked
+    network       M3Model: XLM-RoBERTa's body and three heads
+    batching      a call's texts in batches, and the results in their places
+    encoder       M3Encoder: texts in, views out
+    pooling       fewer ColBERT vectors for a text
 """
 
 import lazy_loader

@@ -1,13 +1,15 @@
 """From a source to points: any iterable, in bounded memory, a chunk at a time.
 
-sources    documents from files, and the JSONL that they are written to
-chunks     documents, checked, in chunks of unique ids
-plan       which of a chunk are new, which changed, which are as they were
-write      embeddings checked, fitted to what Qdrant takes, made into points, and sent
-prune      what the input no longer has
-report     what was done
-job        one call of `add`: these, in their order
-heap       memory that was freed, given back to the system
+The files:
+
+    sources    documents from files, and the JSONL that they are written to
+    chunks     documents, checked, in chunks of unique ids
+    plan       which of a chunk are new, which changed, which are as they were
+    write      embeddings checked, fitted to what Qdrant takes, made into points, and sent
+    prune      what the input no longer has
+    report     what was done
+    job        one call of `add`: these, in their order
+    heap       memory that was freed, given back to the system
 """
 
 import lazy_loader

@@ -1,10 +1,12 @@
 """Who carries calls out.
 
-connecting  the client for a location
-engines     what a client can do
-running     operations carried out, sync and async
-retries     how long to go on where a server fails for a while
-failures    what the failures of Qdrant's clients mean
+The files:
+
+    connecting  the client for a location
+    engines     what a client can do
+    running     operations carried out, sync and async
+    retries     how long to go on where a server fails for a while
+    failures    what the failures of Qdrant's clients mean
 """
 
 import lazy_loader

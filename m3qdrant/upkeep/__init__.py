@@ -1,9 +1,11 @@
 """Whole collections: copied to another place, compared, examined; for each, sync and async.
 
-migration    a collection copied, point by point, and verified; outcome: what was done
-likeness     collections made alike; equality: points that are the same
-doctor       a location examined; findings: the rules
-sides        calls that say which of several places they are for
+The files:
+
+    migration    a collection copied, point by point, and verified; outcome: what was done
+    likeness     collections made alike; equality: points that are the same
+    doctor       a location examined; findings: the rules
+    sides        calls that say which of several places they are for
 """
 
 import lazy_loader

@@ -1,6 +1,8 @@
 """The engine in a process of its own, so that its GIL isn't ours.
 
-process     the handle in this process: calls go in, futures come out
-serving     the other side: runs the calls
-channel     how a call and its answer cross between the two
+The files:
+
+    process     the handle in this process: calls go in, futures come out
+    serving     the other side: runs the calls
+    channel     how a call and its answer cross between the two
 """
