@@ -153,9 +153,7 @@ def test_a_collection_whose_process_was_killed(tmp_path: Path) -> None:
     """With a log to replay: the answers are those of the recovered collection."""
     path = tmp_path / "data"
     state = history(path, "upsert", "upsert", "upsert")
-    child = multiprocessing.get_context("forkserver").Process(
-        target=histories.leave_unflushed, args=(path,)
-    )
+    child = small.processes().Process(target=histories.leave_unflushed, args=(path,))
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
