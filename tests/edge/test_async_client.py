@@ -705,6 +705,12 @@ def test_ctrl_c_is_left_to_the_program(path: Path) -> None:
 
 
 def test_importing_it_does_not_import_torch() -> None:
-    code = "import sys, m3qdrant.edge; print({'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, m3qdrant.edge\n"
+        "assert 'qdrant_edge' not in sys.modules\n"
+        "from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge\n"
+        "import m3qdrant.edge.worker.serving\n"
+        "print({'torch', 'transformers'} & set(sys.modules))\n"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "set()", found.stderr
