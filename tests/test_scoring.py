@@ -10,6 +10,7 @@ import torch
 
 from m3qdrant import M3Embeddings, SparseVectors, TokenVectors, scoring
 from m3qdrant.errors import InputError
+
 from tests.encode.test_embeddings import random_embeddings
 
 
