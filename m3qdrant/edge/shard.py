@@ -62,6 +62,7 @@ class Shard:
         self._turn = threading.RLock()
         self._pid = os.getpid()
         self._panic: BaseException | None = None
+        self._log_continues = self._log_lost = False  # known after the first write
         self._engine: edge.EdgeShard | None = None  # the first to go when this is dropped
         self._copy = Copy(directory) if read_only else None
         self._hold = self._copy or DirectoryLock(directory)
@@ -108,6 +109,7 @@ class Shard:
         Raises:
             EngineError: the disk is nearly full; nothing was written.
             UnsupportedError: the collection is opened for reading.
+            StoreDamagedError: the log was lost, so that the engine would pass over writes.
         """
         with self.use(operation) as engine:
             if self._copy is not None:
@@ -117,8 +119,34 @@ class Shard:
                 )
             update = build()
             space.need(self.directory, operation)
+            if self._log_continues:
+                engine.update(update)
+                engine.flush()
+            else:
+                self._write_first(engine, update)
+
+    def _write_first(self, engine: edge.EdgeShard, update: edge.UpdateOperation) -> None:
+        """Apply and flush an update, and see that its number is above those before it.
+
+        Where the log was lost or damaged, the engine begins to number anew, and then passes over
+        updates to points that exist, which it takes for older than what it has.
+        """
+        last = None if self._log_lost else _last_number(self.directory)
+        if last == 0 and engine.count(edge.CountRequest(exact=True)) == 0:
+            last = None  # it is also 0 where there was none
+        if not self._log_lost:
             engine.update(update)
             engine.flush()
+            number = _last_number(self.directory)
+            self._log_lost = last is not None and number is not None and number <= last
+            self._log_continues = not self._log_lost
+        if self._log_lost:
+            raise StoreDamagedError(
+                f"{self.directory} has lost its log, {SHARD}/wal, and the engine passes over "
+                "writes to points that it holds: this one may be done in part. What it holds can "
+                "be read: copy the points to another collection with scroll and upsert, or "
+                "recover a snapshot"
+            )
 
     def optimize(self) -> bool:
         """Build indexes and merge segments; returns whether there was anything to do.
@@ -302,6 +330,15 @@ def _close_in_order(engine: edge.EdgeShard, directory: Path) -> None:
 def _content(engine: edge.EdgeShard) -> tuple[int, list[str]]:
     """The number of points, and the indexed payload fields."""
     return engine.count(edge.CountRequest(exact=True)), sorted(engine.info().payload_schema)
+
+
+def _last_number(directory: Path) -> int | None:
+    """The number of the last update that was flushed, by the engine's log; None: it can't say."""
+    try:
+        content = json.loads((directory / SHARD / "wal/first-index").read_text("utf-8"))
+        return int(content["ack_index"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _main_vector(config: models.CreateCollection) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 import m3qdrant
+from m3qdrant.edge.disk.holes import copy
 
 NAME = "docs"
 DIM, TOKEN_DIM = 8, 4
@@ -74,6 +78,18 @@ def run(code: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProces
         timeout=120,
         **kwargs,
     )
+
+
+def processes() -> ForkServerContext:
+    """For processes of their own that start fast: a server has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "m3qdrant.edge.client", "tests.edge.histories"])
+    return context
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy a directory with the holes in its files: the engine's are mostly holes."""
+    shutil.copytree(source, target, copy_function=lambda s, t: copy(Path(s), Path(t)))
 
 
 def named(point: models.PointStruct | models.Record | models.ScoredPoint) -> dict[str, Any]:

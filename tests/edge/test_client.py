@@ -37,6 +37,7 @@ from tests.edge.small import (
     NAME,
     SPARSE,
     VECTORS,
+    copy_directory,
     create,
     environment,
     named,
@@ -394,8 +395,8 @@ def test_a_creation_or_deletion_that_was_cut_off_is_passed_over(
     client: QdrantEdge, path: Path
 ) -> None:
     client.close()
-    shutil.copytree(path / NAME, path / ".making-0123")
-    shutil.copytree(path / NAME, path / ".deleting-0123")
+    copy_directory(path / NAME, path / ".making-0123")
+    copy_directory(path / NAME, path / ".deleting-0123")
     with QdrantEdge(path) as again:
         assert [c.name for c in again.get_collections().collections] == [NAME]
 

@@ -36,6 +36,7 @@ from tests.edge.histories import (
     create,
     leave_unflushed,
 )
+from tests.edge.small import processes
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL") or "forkserver" not in multiprocessing.get_all_start_methods(),
@@ -120,14 +121,14 @@ def compared(client: QdrantEdge, journal: Path) -> tuple[State, int]:
 # the killer
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     path, journal = tmp_path / "data", tmp_path / "journal"
     journal.touch()
     with QdrantEdge(path) as client:
         create(client, MAIN)
     rng = random.Random(SEED)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["qdrant_client", "m3qdrant.edge"])
+    context = processes()
     caught_in: Counter[str] = Counter()
     for number in range(ROUNDS + 1):
         kind = rng.choice(list(WEIGHTS)) if number < ROUNDS else "compare"
@@ -175,9 +176,7 @@ def test_what_was_recovered_is_flushed_before_it_is_seen(tmp_path: Path) -> None
         for k in range(3):
             call(client, Operation(k, "upsert"), state)
             state = after(state, Operation(k, "upsert"))
-    child = multiprocessing.get_context("forkserver").Process(
-        target=leave_unflushed, args=(tmp_path,)
-    )
+    child = processes().Process(target=leave_unflushed, args=(tmp_path,))
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL

@@ -153,9 +153,7 @@ def test_a_collection_whose_process_was_killed(tmp_path: Path) -> None:
     """With a log to replay: the answers are those of the recovered collection."""
     path = tmp_path / "data"
     state = history(path, "upsert", "upsert", "upsert")
-    child = multiprocessing.get_context("forkserver").Process(
-        target=histories.leave_unflushed, args=(path,)
-    )
+    child = small.processes().Process(target=histories.leave_unflushed, args=(path,))
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
@@ -234,7 +232,7 @@ def test_it_is_as_it_was_when_it_was_first_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["product", "binary", "scalar"])
-def test_quantized_vectors(tmp_path: Path, kind: str) -> None:
+def test_quantized_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     kinds: dict[str, models.QuantizationConfig] = {
         "product": models.ProductQuantization(
             product=models.ProductQuantizationConfig(compression=models.CompressionRatio.X8)
@@ -260,6 +258,12 @@ def test_quantized_vectors(tmp_path: Path, kind: str) -> None:
     before = survey(tmp_path / "data")
     with QdrantEdge(tmp_path / "data", read_only=True) as client:
         assert client.query_points(NAME, dense[5], limit=5) == expected
+    sizes = space.bytes_on_disk(tmp_path / "data" / NAME)
+    monkeypatch.setattr(copies, "LIMIT", sum(sizes.values()) - 1)
+    with QdrantEdge(tmp_path / "data", read_only=True) as client:
+        assert client.count(NAME).count == len(client.scroll(NAME, limit=400)[0]) == 350
+        with pytest.raises(UnsupportedError, match="without its vectors"):
+            client.query_points(NAME, dense[5])
     assert survey(tmp_path / "data") == before
 
 

@@ -271,3 +271,26 @@ def test_no_room(client: QdrantEdge, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match=r"the disk has .* MiB left"):
         client.create_snapshot(NAME)
     assert client.list_snapshots(NAME) == []
+
+
+def test_what_a_crash_left_of_another_goes(client: QdrantEdge) -> None:
+    first = file_of(client, client.create_snapshot(NAME))
+    for left in (f".{first.name}-0123", ".making-0123"):
+        (first.parent / left).write_bytes(b"half")
+    assert [s.name for s in client.list_snapshots(NAME)] == [first.name]
+    second = file_of(client, client.create_snapshot(NAME))
+    names = {f"{file.name}{end}" for file in (first, second) for end in ("", ".sha256")}
+    assert set(os.listdir(first.parent)) == names
+
+
+def test_a_snapshot_that_fails_leaves_nothing(
+    client: QdrantEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path) -> str:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("m3qdrant.edge.disk.snapshots._sha256", fail)
+    with pytest.raises(EngineError, match="the disk is full"):
+        client.create_snapshot(NAME)
+    assert os.listdir(client.path / ".snapshots" / NAME) == []
+    assert client.count(NAME).count == 38
