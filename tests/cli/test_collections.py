@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,18 @@ def test_info(location: Path, checkpoint: Path) -> None:
     assert facts["model"] == str(checkpoint)
     assert facts["engine"] == "embedded"
     assert "documents  3" in ok("info", "--location", location)
+
+
+def test_info_loads_no_model(location: Path) -> None:
+    code = (
+        "import sys\n"
+        "from m3qdrant.cli import app\n"
+        f"try: app(['info', '--location', {str(location)!r}, '--json'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'transformers', 'm3kernels'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_doctor(shop: Path) -> None:
