@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from qdrant_client import models
-
 from m3qdrant import jsonpath
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE
@@ -170,15 +168,8 @@ class M3Schema:
             raise InputError(
                 "colbert_hnsw makes a graph, and hnsw_m is 0: give it edges, such as 16"
             )
-        self._check_client()
         self._check_payload_keys()
         object.__setattr__(self, "payload_indexes", _Indexes(self.payload_indexes))
-
-    def _check_client(self) -> None:
-        """Qdrant-client 1.19, the oldest that this package runs with, lacks the 8-bit turbos."""
-        for name in ("dense_quantization", "colbert_datatype"):
-            if getattr(self, name) == "turbo8" and not hasattr(models.Datatype, "TURBO8"):
-                raise InputError(f"{name} 'turbo8' needs qdrant-client 1.20: update it")
 
     def _check_payload_keys(self) -> None:
         if not isinstance(self.payload_indexes, Mapping):
