@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from benchmarks import ROOT, machine
 from benchmarks.ingest import run_lines
 from benchmarks.ingest.child import COLLECTION, EVERY, MODEL
 from benchmarks.ingest.documents import checksum, documents, sentences
+from benchmarks.ingest.runs import Run, Sample
 from m3qdrant import M3Encoder, M3Store
 from m3qdrant.demo import stdlib_docstrings
 
@@ -38,57 +39,6 @@ _PERIOD = 0.2  # seconds between two looks at a process's memory
 _SAMPLES = 200  # that the JSON file keeps of a run
 _SEARCHED = 25  # documents that are searched by their own texts at the end
 _EXACT = 2e-3  # of a document's score with itself: float16
-
-
-@dataclass
-class Sample:
-    """A process's memory at a moment.
-
-    Attributes:
-        seconds: since the process started.
-        read: documents that it had read from its input.
-        own: resident bytes that belong to no file.
-        mapped: resident bytes that are pages of files, which the kernel can take back.
-    """
-
-    seconds: float
-    read: int
-    own: int
-    mapped: int
-
-
-@dataclass
-class Run:
-    """One process that ingests.
-
-    Attributes:
-        ended: "by itself", "by SIGINT" or "by SIGKILL".
-        seconds: of the ingest alone.
-        opened_s: until the collection was open, which for the one after a kill takes a replay.
-        found: documents that were there at the start.
-        read: documents read from the input, to the next lower multiple of `EVERY`.
-        report: of the ingest; None where it was killed.
-        peak: the most resident bytes, those of mapped files included.
-        samples: memory over time.
-        exit: the process's exit status.
-    """
-
-    ended: str
-    seconds: float = 0.0
-    opened_s: float = 0.0
-    found: int = 0
-    read: int = 0
-    report: dict[str, Any] | None = None
-    peak: int = 0
-    samples: list[Sample] = field(default_factory=list)
-    exit: int | None = None
-
-    @property
-    def acknowledged(self) -> int:
-        """Documents whose writing had ended for certain when the last `read` was told: all but the
-        chunk before it, which is written while the next one is read.
-        """
-        return max(0, self.read - EVERY)
 
 
 def run(

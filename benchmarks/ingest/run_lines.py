@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.tables import about, busy, digits
 
 if TYPE_CHECKING:
-    from benchmarks.ingest.proof import Run
+    from benchmarks.ingest.runs import Run
 
 
 def header(result: dict[str, Any]) -> str:

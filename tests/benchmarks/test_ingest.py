@@ -14,7 +14,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.ingest.child import EVERY
 from benchmarks.ingest.documents import checksum, documents, sentences
-from benchmarks.ingest.proof import Run, _unaccounted
+from benchmarks.ingest.proof import _unaccounted
+from benchmarks.ingest.runs import Run
 from m3qdrant import Document
 from m3qdrant.demo import stdlib_docstrings
 from m3qdrant.ingest.chunks import CHUNK_DOCUMENTS
