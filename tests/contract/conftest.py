@@ -17,8 +17,8 @@ import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3qdrant import QdrantEdge, transport
-from tests.contract.backends import Loop, opener
-from tests.transport.server import RestServer
+from tests.servers.blocking import Loop, opener
+from tests.servers.rest import RestServer
 
 ORACLE = "memory"
 BACKENDS = [

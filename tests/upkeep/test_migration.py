@@ -29,7 +29,7 @@ from m3qdrant.names import MIGRATION
 from m3qdrant.transport import Retries
 from m3qdrant.upkeep import MigrationReport, migrate, migration
 from m3qdrant.upkeep.sides import Directed
-from tests.transport.server import SERVE, Garbage, Reset, RestServer, Status
+from tests.servers.rest import SERVE, Garbage, Reset, RestServer, Status
 
 SIZE = 6
 
@@ -257,8 +257,9 @@ def test_a_copy_that_failed_resumes(
     source: QdrantEdge, tmp_path: Path, rng: np.random.Generator, writes: int
 ) -> None:
     fill(source, rng, 200)
-    with _FailingEdge(tmp_path / "t") as failing:
-        failing.writes = writes
+    failing = _FailingEdge(tmp_path / "t")
+    failing.writes = writes
+    with failing:
         with pytest.raises(EngineError, match="no space"):
             migrate(source, failing, "c", batch=6)
         stored = failing.count("c").count
