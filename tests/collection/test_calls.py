@@ -1,4 +1,4 @@
-"""Every call that calls.py builds is one that the clients take, and its answer's type is theirs."""
+"""Every call that calls.py builds is one that clients take, and its answer's type is theirs."""
 
 from __future__ import annotations
 

@@ -88,6 +88,10 @@ def test_a_failing_iterator_is_not_swallowed() -> None:
 
 def test_a_bad_document_with_an_id_is_not_gone_from_the_input() -> None:
     seen: set[str] = set()
-    bad: list[dict[str, Any]] = [{"id": "a"}, {"id": "b", "text": 3}, {"text": "x", "n": float("nan")}]
+    bad: list[dict[str, Any]] = [
+        {"id": "a"},
+        {"id": "b", "text": 3},
+        {"text": "x", "n": float("nan")},
+    ]
     assert list(read(bad, Chunker(IngestReport(), seen=seen))) == []
     assert {Document("a", "").point_id, Document("b", "").point_id} <= seen

@@ -33,7 +33,7 @@ from m3qdrant.errors import (
     StoreClosedError,
 )
 from m3qdrant.names import MODES, Mode
-from tests.views import COLBERT_DIM, DIM, documents, random_views
+from tests.views import COLBERT_DIM, DIM, documents, random_views, scores_by_hand
 from tests.views import views as views_of
 
 Open = Callable[..., M3Store]
@@ -56,20 +56,6 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]
         store.close()
 
 
-def scores_by_hand(query: M3Embeddings, item: M3Embeddings, half: bool) -> dict[str, float]:
-    """The three scores of a pair in float64, by their definitions and numpy alone."""
-    q, d = query.lexical_weights()[0], item.lexical_weights()[0]
-    kind = np.float16 if half else np.float32
-    (q_dense, _, q_colbert), (d_dense, _, d_colbert) = views_of(query), views_of(item)
-    q_tokens = q_colbert[0].numpy().astype(kind).astype(np.float64)
-    d_tokens = d_colbert[0].numpy().astype(kind).astype(np.float64)
-    return {
-        "dense": float(q_dense[0].double().numpy() @ d_dense[0].double().numpy()),
-        "sparse": math.fsum(weight * d[token] for token, weight in q.items() if token in d),
-        "colbert": float((q_tokens @ d_tokens.T).max(axis=1).mean()),
-    }
-
-
 # -- search
 
 
@@ -79,11 +65,12 @@ def test_weighted_is_the_formula_over_the_candidates(
 ) -> None:
     n, candidates = 80, 12
     views = random_views(n, seed=1)
+    half = ["colbert"] if datatype == "float16" else []
     with open_store(schema=M3Schema(colbert_datatype=datatype)) as store:
         store.add(documents(n), embeddings=views)
         for seed, weights in ((2, (0.4, 0.2, 0.4)), (3, (1, 0.3, 1)), (4, (0, 5, 0.5))):
             query = random_views(1, seed, tokens=9)
-            scores = [scores_by_hand(query, views[i], datatype == "float16") for i in range(n)]
+            scores = [scores_by_hand(query, views[i], half) for i in range(n)]
             dense = sorted(range(n), key=lambda i: -scores[i]["dense"])[:candidates]
             sparse = sorted(range(n), key=lambda i: -scores[i]["sparse"])[:candidates]
             union = {*dense, *(i for i in sparse if scores[i]["sparse"] > 0)}

@@ -9,6 +9,7 @@ from m3qdrant import transport
 
 __all__ = ["Caller", "Callers"]
 
+
 class Caller:
     """A client of either world, with one way to use it."""
 

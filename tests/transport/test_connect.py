@@ -25,9 +25,9 @@ from m3qdrant.errors import (
     ServerUnavailableError,
 )
 from m3qdrant.transport import connecting
-from tests.transport.calls import QUICK, call, count, create, upsert
-from tests.transport.callers import Callers
 from tests.servers.rest import Garbage, Reset, RestServer, Status
+from tests.transport.callers import Callers
+from tests.transport.calls import QUICK, call, count, create, upsert
 
 SECRET = "secret-4f1c"
 

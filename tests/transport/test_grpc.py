@@ -24,10 +24,10 @@ from m3qdrant.errors import (
     UnsupportedError,
 )
 from m3qdrant.transport import connecting
-from tests.transport.calls import PATIENT, QUICK, call, count, create, delete, query, upsert
-from tests.transport.callers import Callers
-from tests.servers.rpc import Abort, GrpcServer
 from tests.servers.rest import RestServer
+from tests.servers.rpc import Abort, GrpcServer
+from tests.transport.callers import Callers
+from tests.transport.calls import PATIENT, QUICK, call, count, create, delete, query, upsert
 
 Code = grpc.StatusCode
 

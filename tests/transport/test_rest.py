@@ -32,9 +32,9 @@ from m3qdrant.errors import (
 )
 from m3qdrant.transport import Retries
 from m3qdrant.transport.retries import Tries
-from tests.transport.calls import NAME, PATIENT, QUICK, call, count, create, delete, query, upsert
-from tests.transport.callers import Callers
 from tests.servers.rest import SERVE, Drip, Garbage, Reset, RestServer, Stall, Status
+from tests.transport.callers import Callers
+from tests.transport.calls import NAME, PATIENT, QUICK, call, count, create, delete, query, upsert
 
 POINTS = "/points$"
 
