@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -81,6 +85,31 @@ def assert_identical(a: M3Embeddings, b: M3Embeddings) -> None:
     for name, tensor in left.items():
         assert tensor.dtype == right[name].dtype, name
         assert torch.equal(tensor, right[name]), name
+
+
+def scores_by_hand(
+    query: M3Embeddings, item: M3Embeddings, half: Collection[str] = ()
+) -> dict[str, float]:
+    """The three scores of a pair in float64, by their definitions and numpy alone.
+
+    Args:
+        query: embeddings of one text.
+        item: embeddings of another.
+        half: which of "dense" and "colbert" are kept, and compared, as float16.
+    """
+
+    def kept(name: str, tensor: Tensor) -> npt.NDArray[np.float64]:
+        values = tensor.numpy()
+        return values.astype(np.float16 if name in half else np.float32).astype(np.float64)
+
+    q, d = query.lexical_weights()[0], item.lexical_weights()[0]
+    (q_dense, _, q_colbert), (d_dense, _, d_colbert) = views(query), views(item)
+    late = kept("colbert", q_colbert[0]) @ kept("colbert", d_colbert[0]).T
+    return {
+        "dense": float(kept("dense", q_dense[0]) @ kept("dense", d_dense[0])),
+        "sparse": math.fsum(weight * d[token] for token, weight in q.items() if token in d),
+        "colbert": float(late.max(axis=1).mean()),
+    }
 
 
 def documents(n: int) -> list[Document]:

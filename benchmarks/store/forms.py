@@ -14,7 +14,7 @@ from qdrant_client.client_base import QdrantBase
 from m3qdrant import Hit, M3Embeddings
 from m3qdrant.collection import EmbeddedQuery, Layout, Search
 from m3qdrant.collection.requests import component_requests, component_scores, search_request
-from m3qdrant.names import COLBERT, DENSE, SPARSE
+from m3qdrant.names import COLBERT, DENSE, SPARSE, Mode
 from m3qdrant.weights import DEFAULT_WEIGHTS
 
 
@@ -29,9 +29,8 @@ def two_requests(
 ) -> list[Hit]:
     """The best documents by the weighted score, with their component scores, best first."""
     query = EmbeddedQuery.of(embeddings, layout)
-    lists = [
-        search_request(query, Search(mode=name, limit=candidates)) for name in (DENSE, SPARSE)
-    ]
+    stages: tuple[Mode, ...] = ("dense", "sparse")
+    lists = [search_request(query, Search(mode=mode, limit=candidates)) for mode in stages]
     answers = client.query_batch_points(
         collection,
         requests=[

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.store import choice_tables
-from benchmarks.store.agreement import judge, same_lists
+from benchmarks.store.agreement import Found, judge, same_lists
 from benchmarks.store.choices import DEFAULT, Choice, Engine, choose
 from benchmarks.store.oracle import CANDIDATES, LIMIT, Oracle
 from benchmarks.store.serving import (
@@ -260,7 +260,9 @@ def _verify(worker: Worker, task: Task, row: Row, queries: list[int], oracles: _
     """Note errors and recall; a choice that is wrong is not timed."""
     if "recall" in row:
         return  # the default, in a later group
-    answers = {mode: worker.ask("find", f"{mode}, components", queries) for mode in MODES}
+    answers: dict[str, Sequence[Found]] = {
+        mode: worker.ask("find", f"{mode}, components", queries) for mode in MODES
+    }
     verdict = judge(
         answers,
         queries,

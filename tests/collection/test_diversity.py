@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from m3qdrant.collection.diversity import diversify
 
 
-def by_definition(scores: list[float], vectors: np.ndarray, diversity: float, n: int) -> list[int]:
+def by_definition(
+    scores: list[float], vectors: npt.NDArray[np.float32], diversity: float, n: int
+) -> list[int]:
     low, high = min(scores), max(scores)
     relevance = [(s - low) / (high - low) if high > low else 0.0 for s in scores]
     taken: list[int] = [0]
@@ -35,7 +38,7 @@ def test_is_its_definition(n: int, limit: int, diversity: float, seed: int) -> N
     vectors = rng.standard_normal((n, 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = sorted(rng.random(n).tolist(), reverse=True)
-    taken = diversify(scores, vectors, diversity, limit)
+    taken = diversify(scores, list(vectors), diversity, limit)
     assert len(taken) == len(set(taken)) == min(n, limit)
     expected = by_definition(scores, vectors, diversity, limit)
     if taken != expected:  # two gains within float32 of each other: either order is right
@@ -51,7 +54,7 @@ def test_is_its_definition(n: int, limit: int, diversity: float, seed: int) -> N
 
 
 def test_no_diversity_is_the_ranking_and_copies_come_last() -> None:
-    vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
+    vectors = list(np.eye(4, dtype=np.float32)[[0, 0, 1, 2]])
     scores = [1.0, 0.99, 0.9, 0.8]
     assert diversify(scores, vectors, 0.0, 4) == [0, 1, 2, 3]
     assert diversify(scores, vectors, 0.7, 4) == [0, 2, 3, 1]

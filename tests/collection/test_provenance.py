@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,9 @@ payloads = st.dictionaries(st.text(min_size=1, max_size=3), values, max_size=3)
 
 
 @given(st.text(), payloads, st.text(max_size=5))
-def test_survives_the_payload_and_knows_itself(text: str, payload: dict, model: str) -> None:
+def test_survives_the_payload_and_knows_itself(
+    text: str, payload: dict[str, Any], model: str
+) -> None:
     document = Document("a", text.encode("utf-8", "replace").decode(), payload)
     made = Provenance.of(document, model, "8192 pool")
     stored = made.payload_of(document)

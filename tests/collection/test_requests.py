@@ -12,7 +12,7 @@ from m3qdrant import M3Embeddings, SparseVectors, TokenVectors
 from m3qdrant.collection import EmbeddedQuery, Layout, M3Schema, Search, calls, check_queries
 from m3qdrant.collection.requests import component_scores, search_request
 from m3qdrant.errors import InputError
-from m3qdrant.names import MODES
+from m3qdrant.names import MODES, Mode
 
 DIM, COLBERT_DIM = 6, 4
 
@@ -27,6 +27,14 @@ def embedded(tokens: int = 3, schema: M3Schema | None = None, terms: int = 2) ->
         TokenVectors(unit(torch.randn(tokens, COLBERT_DIM), dim=-1), torch.tensor([0, tokens])),
     )
     return EmbeddedQuery.of(views, Layout(schema or M3Schema(), DIM, COLBERT_DIM, None))
+
+
+def legs_of(stage: models.QueryRequest | models.Prefetch | None) -> list[models.Prefetch]:
+    """The prefetches of a request, or of one of its prefetches."""
+    assert stage is not None
+    assert isinstance(stage.prefetch, list)
+    assert stage.prefetch
+    return stage.prefetch
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,9 @@ def test_wrong_queries_are_named(queries: Any, complaint: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_are_cut_by_the_engine_unless_hits_are_grouped_or_diversified(mode: str) -> None:
+def test_pages_are_cut_by_the_engine_unless_hits_are_grouped_or_diversified(
+    mode: Mode,
+) -> None:
     plain = search_request(embedded(), Search(mode, limit=4, offset=6, candidates=5))
     assert plain is not None
     assert (plain.limit, plain.offset) == (4, 6)
@@ -94,10 +104,7 @@ def test_the_first_stage_holds_at_least_what_the_page_needs() -> None:
         ({"limit": 2, "candidates": 40}, 40),
     ):
         request = search_request(embedded(), Search("weighted", **options))
-        assert request is not None
-        legs = request.prefetch
-        assert isinstance(legs, list)
-        assert {leg.limit for outer in legs for leg in outer.prefetch} == {wanted}
+        assert {leg.limit for outer in legs_of(request) for leg in legs_of(outer)} == {wanted}
 
 
 def test_a_threshold_on_the_mean_becomes_one_on_the_sum() -> None:
@@ -105,7 +112,8 @@ def test_a_threshold_on_the_mean_becomes_one_on_the_sum() -> None:
     request = search_request(query, Search("colbert", score_threshold=0.5))
     assert request is not None
     assert request.score_threshold == pytest.approx(2.5)
-    for mode in ("dense", "weighted", "rrf"):
+    others: tuple[Mode, ...] = ("dense", "weighted", "rrf")
+    for mode in others:
         request = search_request(query, Search(mode, score_threshold=0.5))
         assert request is not None
         assert request.score_threshold == 0.5
@@ -114,14 +122,16 @@ def test_a_threshold_on_the_mean_becomes_one_on_the_sum() -> None:
 def test_quantized_vectors_find_and_the_originals_score() -> None:
     query = embedded(schema=M3Schema(dense_quantization="int8", colbert_quantization="int8"))
     request = search_request(query, Search("weighted", oversampling=3.0, ef=77))
-    assert request is not None
-    assert isinstance(request.prefetch, list)
-    for leg in request.prefetch:
-        quantized = leg.using != "sparse"
-        assert (leg.params is not None) == quantized
-        if quantized:
-            assert leg.params.quantization.ignore is True
-        (first,) = [inner for inner in leg.prefetch if inner.using == "dense"]
+    legs = legs_of(request)
+    originals = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
+    assert {leg.using: leg.params for leg in legs} == {
+        "dense": originals,
+        "sparse": None,
+        "colbert": originals,
+    }
+    for leg in legs:
+        (first,) = [inner for inner in legs_of(leg) if inner.using == "dense"]
+        assert first.params is not None
         assert first.params.hnsw_ef == 77
         assert first.params.quantization == models.QuantizationSearchParams(
             rescore=True, oversampling=3.0
@@ -131,7 +141,9 @@ def test_quantized_vectors_find_and_the_originals_score() -> None:
     assert request.params is not None
     assert request.params.exact is True
     assert request.params.quantization == models.QuantizationSearchParams(ignore=True)
-    assert search_request(embedded(), Search("dense")).params is None
+    plain = search_request(embedded(), Search("dense"))
+    assert plain is not None
+    assert plain.params is None
 
 
 def test_a_query_too_long_for_qdrant_is_merged_and_its_mean_is_over_all_tokens() -> None:

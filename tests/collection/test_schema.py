@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import qdrant_edge as edge
 from hypothesis import given
@@ -73,6 +74,11 @@ def layout(schema: M3Schema) -> Layout:
 def info_of(made: Layout) -> models.CollectionInfo:
     """What a server says of a collection that was just made so."""
     arguments = made.settings()
+    vectors, sparse = arguments["vectors_config"], arguments["sparse_vectors_config"]
+    metadata = arguments["metadata"]
+    assert isinstance(vectors, dict)
+    assert isinstance(sparse, dict)
+    assert isinstance(metadata, dict)
     return models.CollectionInfo(
         status=models.CollectionStatus.GREEN,
         optimizer_status=models.OptimizersStatusOneOf.OK,
@@ -80,13 +86,13 @@ def info_of(made: Layout) -> models.CollectionInfo:
         payload_schema={},
         config=models.CollectionConfig(
             params=models.CollectionParams(
-                vectors=arguments["vectors_config"],
-                sparse_vectors=arguments["sparse_vectors_config"],
+                vectors=vectors,
+                sparse_vectors=sparse,
                 shard_number=arguments.get("shard_number", 1),
                 replication_factor=arguments.get("replication_factor", 1),
                 write_consistency_factor=arguments.get("write_consistency_factor", 1),
             ),
-            metadata=arguments["metadata"],
+            metadata=metadata,
             hnsw_config=models.HnswConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
             optimizer_config=models.OptimizersConfig(
                 deleted_threshold=0.2,
@@ -96,6 +102,19 @@ def info_of(made: Layout) -> models.CollectionInfo:
             ),
         ),
     )
+
+
+def vectors_of(info: models.CollectionInfo) -> dict[str, models.VectorParams]:
+    vectors = info.config.params.vectors
+    assert isinstance(vectors, dict)
+    return vectors
+
+
+def made_with(schema: M3Schema) -> dict[str, models.VectorParams]:
+    """The vectors that a collection is made with."""
+    vectors = layout(schema).settings()["vectors_config"]
+    assert isinstance(vectors, dict)
+    return vectors
 
 
 @pytest.fixture(params=["embedded", "memory"])
@@ -171,7 +190,7 @@ def test_a_schema_is_a_value(schema: M3Schema) -> None:
 
 
 def test_a_schema_does_not_change_with_what_it_was_made_of() -> None:
-    kinds = {"year": "integer"}
+    kinds: dict[str, IndexKind] = {"year": "integer"}
     schema = M3Schema(payload_indexes=kinds)
     kinds["year"] = "keyword"
     assert schema.payload_indexes["year"] == "integer"
@@ -195,8 +214,10 @@ def test_an_engine_keeps_every_option(client: Any) -> None:
     assert isinstance(found, Layout)
     assert found.differences(wanted) == []
     assert found.model == MODEL
-    cluster = {"shards": None, "replicas": None, "write_consistency": None}  # there is none
-    assert found.schema == replace(EVERYTHING, payload_indexes={}, **cluster)
+    # there is no cluster
+    assert found.schema == replace(
+        EVERYTHING, payload_indexes={}, shards=None, replicas=None, write_consistency=None
+    )
 
 
 @given(schemas)
@@ -204,15 +225,20 @@ def test_a_server_keeps_every_option(schema: M3Schema) -> None:
     found = Layout.read(info_of(layout(schema)))
     assert isinstance(found, Layout)
     assert found.differences(layout(schema)) == []
-    cluster = {
-        name: getattr(schema, name) or 1 for name in ("shards", "replicas", "write_consistency")
-    }
-    assert found == layout(replace(schema, payload_indexes={}, **cluster))
+    expected = replace(
+        schema,
+        payload_indexes={},
+        shards=schema.shards or 1,
+        replicas=schema.replicas or 1,
+        write_consistency=schema.write_consistency or 1,
+    )
+    assert found == layout(expected)
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(M3Schema)])
 def test_each_option_that_differs_is_one_line(field: str) -> None:
-    other = replace(EVERYTHING, **{field: getattr(M3Schema(), field)})
+    change: dict[str, Any] = {field: getattr(M3Schema(), field)}
+    other = replace(EVERYTHING, **change)
     found = Layout.read(info_of(layout(EVERYTHING)))
     assert isinstance(found, Layout)
     lines = found.differences(layout(other))
@@ -233,9 +259,8 @@ def test_shards_are_compared_where_both_sides_know() -> None:
 
 def test_an_older_collection_reads_as_defaults() -> None:
     old = info_of(layout(M3Schema()))
-    params = old.config.params
-    params.vectors[DENSE] = models.VectorParams(size=24, distance=models.Distance.DOT)
-    params.sparse_vectors[SPARSE] = models.SparseVectorParams()
+    vectors_of(old)[DENSE] = models.VectorParams(size=24, distance=models.Distance.DOT)
+    old.config.params.sparse_vectors = {SPARSE: models.SparseVectorParams()}
     old.config.metadata = {
         "m3qdrant": {"format": 1, "model": MODEL.name, "fingerprint": MODEL.fingerprint}
     }
@@ -247,7 +272,7 @@ def test_an_older_collection_reads_as_defaults() -> None:
 
 def test_settings_of_the_whole_collection_count_where_a_vector_has_none() -> None:
     info = info_of(layout(M3Schema()))
-    for vector in info.config.params.vectors.values():
+    for vector in vectors_of(info).values():
         vector.hnsw_config = None
     info.config.hnsw_config.m = 8
     info.config.quantization_config = models.ScalarQuantization(
@@ -266,7 +291,7 @@ def test_settings_of_the_whole_collection_count_where_a_vector_has_none() -> Non
 )
 def test_newer_servers_say_memory_for_on_disk(memory: str, on_disk: bool) -> None:
     info = info_of(layout(M3Schema(dense_on_disk=not on_disk)))
-    info.config.params.vectors[DENSE].memory = models.Memory(memory)
+    vectors_of(info)[DENSE].memory = models.Memory(memory)
     found = Layout.read(info)
     assert isinstance(found, Layout)
     assert found.schema.dense_on_disk is on_disk
@@ -287,7 +312,7 @@ def test_newer_servers_say_memory_for_on_disk(memory: str, on_disk: bool) -> Non
 )
 def test_a_quantization_without_a_name_here_is_none_of_ours(config: Any) -> None:
     info = info_of(layout(M3Schema()))
-    info.config.params.vectors[DENSE].quantization_config = config
+    vectors_of(info)[DENSE].quantization_config = config
     (reason,) = Layout.read(info)  # type: ignore[misc]
     assert reason.startswith("vector 'dense' has a quantization that this package does not use")
 
@@ -295,21 +320,29 @@ def test_a_quantization_without_a_name_here_is_none_of_ours(config: Any) -> None
 @pytest.mark.parametrize("pooling", [0, "2", None])
 def test_damaged_metadata_is_a_reason(pooling: Any) -> None:
     info = info_of(layout(M3Schema()))
+    assert info.config.metadata is not None
     info.config.metadata["m3qdrant"]["token_pooling"] = pooling
     assert Layout.read(info) == [f"token_pooling is {pooling!r}: give a whole number from 1"]
 
 
 def test_quantized_vectors_stay_in_memory_where_the_originals_do_not() -> None:
     schema = M3Schema(dense_quantization="int8", dense_on_disk=True, colbert_quantization="int8")
-    vectors = layout(schema).settings()["vectors_config"]
-    assert vectors[DENSE].quantization_config.scalar.always_ram is True
-    assert vectors[COLBERT].quantization_config.scalar.always_ram is None
+    copies = {name: vector.quantization_config for name, vector in made_with(schema).items()}
+    always_ram = {
+        name: copy.scalar.always_ram
+        for name, copy in copies.items()
+        if isinstance(copy, models.ScalarQuantization)
+    }
+    assert always_ram == {DENSE: True, COLBERT: None}
 
 
 def test_tenants_have_graphs_of_their_own() -> None:
-    vectors = layout(M3Schema(tenant="who")).settings()["vectors_config"]
-    assert (vectors[DENSE].hnsw_config.m, vectors[DENSE].hnsw_config.payload_m) == (0, 16)
-    assert vectors[COLBERT].hnsw_config.m == 0
+    vectors = made_with(M3Schema(tenant="who"))
+    dense, colbert = vectors[DENSE].hnsw_config, vectors[COLBERT].hnsw_config
+    assert dense is not None
+    assert colbert is not None
+    assert (dense.m, dense.payload_m) == (0, 16)
+    assert colbert.m == 0
 
 
 # -- payload indexes
@@ -370,9 +403,10 @@ def test_scores_stay_within_what_the_schema_says(
     rng = np.random.default_rng(5)
     n = 60
 
-    def unit(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def unit(*shape: int) -> npt.NDArray[np.float32]:
         x = rng.standard_normal(shape).astype(np.float32)
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+        x /= np.linalg.norm(x, axis=-1, keepdims=True)
+        return x
 
     dense, colbert = unit(n, 24), [unit(int(rng.integers(1, 9)), 16) for _ in range(n)]
     query, queries = unit(24), unit(3, 16)
@@ -384,11 +418,8 @@ def test_scores_stay_within_what_the_schema_says(
     }
     with QdrantEdge(tmp_path) as client:
         arguments = layout(schema).settings()
-        client.create_collection(
-            "c",
-            **arguments,
-            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1),
-        )
+        arguments["optimizers_config"] = models.OptimizersConfigDiff(indexing_threshold=1)
+        client.create_collection("c", **arguments)
         client.upsert(
             "c",
             [

@@ -17,8 +17,9 @@ import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3qdrant import QdrantEdge, transport
-from tests.contract.backends import Loop, opener
-from tests.transport.server import RestServer
+from tests.contract.answers import assert_same, plain
+from tests.servers.blocking import Loop, opener
+from tests.servers.rest import RestServer
 
 ORACLE = "memory"
 BACKENDS = [
@@ -113,32 +114,3 @@ def _openers(
         remover.close()
     if client is not None:
         loop.run(client.close()) if kind else client.close()
-
-
-def plain(value: Any) -> Any:
-    """Results as plain values: hits and reports by what they hold."""
-    if hasattr(value, "to_dict"):
-        return plain(value.to_dict())
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def assert_same(found: Any, expected: Any, where: str) -> None:
-    """The same values in the same order; numbers to 1e-5."""
-    if isinstance(expected, float) and isinstance(found, (float, int)):
-        assert found == pytest.approx(expected, abs=1e-5), where
-    elif isinstance(expected, dict):
-        assert isinstance(found, dict), where
-        assert set(found) == set(expected), where
-        for key, item in expected.items():
-            assert_same(found[key], item, f"{where}[{key!r}]")
-    elif isinstance(expected, list):
-        assert isinstance(found, list), where
-        assert len(found) == len(expected), where
-        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-            assert_same(a, b, f"{where}[{i}]")
-    else:
-        assert found == expected, where

@@ -10,6 +10,7 @@ import pytest
 
 from m3qdrant import M3Encoder, M3Schema
 from m3qdrant.errors import InputError
+from tests.servers.blocking import waited
 
 Agree = Callable[[Callable[[Any], Any]], Any]
 
@@ -62,11 +63,8 @@ def test_what_an_application_adds_to_a_payload_is_no_change(
     def use(open_store: Any) -> Any:
         store = open_store(encoder)
         store.add(source(2))
-        setting = store.client.set_payload(
-            store.collection, {"seen": True}, points=[d.point_id for d in store.documents()]
-        )
-        if hasattr(setting, "__await__"):
-            store._loop.run(setting)
+        points = [d.point_id for d in store.documents()]
+        waited(store, store.client.set_payload(store.collection, {"seen": True}, points=points))
         return [counts(store.add(source(2))), vars(store.get("d1"))]
 
     report, d1 = agree(use)

@@ -10,6 +10,7 @@ import torch
 
 from m3qdrant import Document, M3Embeddings, M3Schema, SparseVectors, TokenVectors
 from m3qdrant.errors import InputError
+from tests.views import views
 
 Agree = Callable[[Callable[[Any], Any]], Any]
 
@@ -60,9 +61,10 @@ def test_merged_vectors_still_find_their_text(agree: Agree) -> None:
     def use(open_store: Any) -> Any:
         store = open_store()
         store.add(DOCUMENTS, embeddings=VIEWS)
-        part = VIEWS.colbert[2][40:60]
+        dense, sparse, colbert = views(VIEWS)
+        part = colbert[2][40:60]
         query = M3Embeddings(
-            VIEWS.dense[:1], VIEWS.sparse[:1], TokenVectors(part, torch.tensor([0, len(part)]))
+            dense[:1], sparse[:1], TokenVectors(part, torch.tensor([0, len(part)]))
         )
         return store.search(query, "colbert")
 

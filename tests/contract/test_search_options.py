@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m3qdrant.names import MODES
+from m3qdrant.names import MODES, Mode
+from tests.contract.answers import ids
 from tests.views import documents, random_views
+from tests.views import views as views_of
 
 Agree = Callable[[Callable[[Any], Any]], Any]
 N = 60
+QUERY = 50  # a seed: its terms are in nine documents of each language
 
 
 def filled(open_store: Any) -> Any:
@@ -21,13 +24,9 @@ def filled(open_store: Any) -> Any:
     return store
 
 
-def ids(hits: Any) -> list[str]:
-    return [hit["id"] if isinstance(hit, dict) else hit.id for hit in hits]
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_add_up(agree: Agree, mode: str) -> None:
-    query = random_views(1, seed=32)
+def test_pages_add_up(agree: Agree, mode: Mode) -> None:
+    query = random_views(1, QUERY)
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
@@ -39,14 +38,16 @@ def test_pages_add_up(agree: Agree, mode: str) -> None:
         return [whole, pages]
 
     whole, pages = agree(use)
+    assert len(set(ids(whole))) == 20
+    assert [len(page) for page in pages] == [6] * 4
     joined = [hit for page in pages for hit in page]
-    assert ids(joined[: len(whole)]) == ids(whole)
-    assert all(len(page) <= 6 for page in pages)
+    assert ids(joined[:20]) == ids(whole)
+    assert len(set(ids(joined))) == 24
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_threshold_is_on_the_score_that_hits_have(agree: Agree, mode: str) -> None:
-    query = random_views(1, seed=33)
+def test_a_threshold_is_on_the_score_that_hits_have(agree: Agree, mode: Mode) -> None:
+    query = random_views(1, QUERY)
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
@@ -55,12 +56,14 @@ def test_a_threshold_is_on_the_score_that_hits_have(agree: Agree, mode: str) -> 
         return [whole, store.search(query, mode, limit=20, score_threshold=middle)]
 
     whole, above = agree(use)
+    assert len(whole) == 20
+    assert len(above) == 10
     assert ids(above) == ids(whole)[:10]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_groups(agree: Agree, mode: str) -> None:
-    query = random_views(1, seed=34)
+def test_groups(agree: Agree, mode: Mode) -> None:
+    query = random_views(1, QUERY)
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
@@ -75,6 +78,8 @@ def test_groups(agree: Agree, mode: str) -> None:
     best: dict[str, list[str]] = {}
     for hit in whole:
         best.setdefault(hit["payload"]["lang"], []).append(hit["id"])
+    assert len(best) == 3
+    assert all(len(found) > 2 for found in best.values())
     assert [hit["group"] for hit in two_each] == [lang for lang in best for _ in range(2)]
     assert ids(two_each) == [id for found in best.values() for id in found[:2]]
     assert ids(second_page) == [found[0] for found in list(best.values())[1:3]]
@@ -82,7 +87,7 @@ def test_groups(agree: Agree, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_is_its_queries_one_by_one(agree: Agree, mode: str) -> None:
+def test_a_batch_is_its_queries_one_by_one(agree: Agree, mode: Mode) -> None:
     queries = random_views(5, seed=35)
 
     def use(open_store: Any) -> Any:
@@ -93,11 +98,13 @@ def test_a_batch_is_its_queries_one_by_one(agree: Agree, mode: str) -> None:
         ]
 
     batch, singly = agree(use)
+    assert [len(hits) for hits in batch] == [4] * 5
     assert [ids(hits) for hits in batch] == [ids(hits) for hits in singly]
+    assert len({tuple(ids(hits)) for hits in batch}) == 5
 
 
 def test_diversity(agree: Agree) -> None:
-    query = random_views(1, seed=36)
+    query = random_views(1, QUERY)
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
@@ -111,20 +118,24 @@ def test_diversity(agree: Agree) -> None:
         ]
 
     def spread(hits: list[dict[str, Any]]) -> float:
-        views = random_views(N, seed=31).dense
-        assert views is not None
-        rows = views[[int(hit["id"][1:]) for hit in hits]].numpy()
+        dense, _, _ = views_of(random_views(N, seed=31))
+        rows = dense[[int(hit["id"][1:]) for hit in hits]].numpy()
         return float(np.triu(rows @ rows.T, 1).sum())
 
-    for none, some, plain in agree(use):
+    answers = agree(use)
+    assert len(answers) == len(MODES)
+    for none, some, plain in answers:
+        assert len(plain) == len(some) == 8
         assert ids(none) == ids(plain)
         assert ids(some)[0] == ids(plain)[0]
-        assert spread(some) <= spread(plain)
+        assert ids(some) != ids(plain)
+        assert spread(some) < spread(plain)
         assert "vectors" not in some[0]
 
 
 def test_stored_vectors_come_along_when_asked_for(agree: Agree) -> None:
-    views, query = random_views(N, seed=31), random_views(1, seed=37)
+    dense, lexical, late = views_of(random_views(N, seed=31))
+    query = random_views(1, seed=37)
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
@@ -135,25 +146,31 @@ def test_stored_vectors_come_along_when_asked_for(agree: Agree) -> None:
         ]
 
     everything, sparse, grouped = agree(use)
+    assert [len(hits) for hits in (everything, sparse, grouped)] == [2, 2, 2]
     for hit in everything:
         i = int(hit["id"][1:])
         assert set(hit["vectors"]) == {"dense", "sparse", "colbert"}
-        assert hit["vectors"]["dense"] == pytest.approx(views.dense[i].tolist(), abs=1e-6)
-        assert hit["vectors"]["sparse"]["indices"] == views.sparse[i].indices.tolist()
+        assert hit["vectors"]["dense"] == pytest.approx(dense[i].tolist(), abs=1e-6)
+        assert hit["vectors"]["sparse"]["indices"] == lexical[i].indices.tolist()
         stored = np.array(hit["vectors"]["colbert"])
-        assert stored == pytest.approx(views.colbert[i].numpy(), abs=1e-3)
+        assert stored == pytest.approx(late[i].numpy(), abs=1e-3)
     assert all(set(hit["vectors"]) == {"sparse"} for hit in sparse)
     assert all(set(hit["vectors"]) == {"colbert"} for hit in grouped)
 
 
 def test_parameters_of_the_index(agree: Agree) -> None:
     query = random_views(1, seed=38)
+    options = {"ef": 64, "oversampling": 2.0}
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
         return [
-            store.search(query, mode, exact=True, ef=64, oversampling=2.0)
-            for mode in ("dense", "weighted", "rrf")
+            [store.search(query, mode), store.search(query, mode, exact=True, **options)]
+            for mode in MODES
         ]
 
-    assert all(len(hits) == 10 for hits in agree(use))
+    answers = agree(use)
+    assert len(answers) == len(MODES)
+    for plain, exact in answers:
+        assert len(plain) == 10
+        assert ids(exact) == ids(plain)  # of so few documents every search is exact

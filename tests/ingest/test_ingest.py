@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -76,7 +78,7 @@ def test_chunks_have_unique_ids_and_keep_positions_and_limits(
 
 
 def test_a_failing_iterator_is_not_swallowed() -> None:
-    def broken() -> object:
+    def broken() -> Iterator[str]:
         yield "one"
         raise OSError("disk")
 
@@ -86,6 +88,10 @@ def test_a_failing_iterator_is_not_swallowed() -> None:
 
 def test_a_bad_document_with_an_id_is_not_gone_from_the_input() -> None:
     seen: set[str] = set()
-    bad = [{"id": "a"}, {"id": "b", "text": 3}, {"text": "x", "n": float("nan")}]
+    bad: list[dict[str, Any]] = [
+        {"id": "a"},
+        {"id": "b", "text": 3},
+        {"text": "x", "n": float("nan")},
+    ]
     assert list(read(bad, Chunker(IngestReport(), seen=seen))) == []
     assert {Document("a", "").point_id, Document("b", "").point_id} <= seen

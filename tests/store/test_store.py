@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -32,8 +32,9 @@ from m3qdrant.errors import (
     SchemaMismatchError,
     StoreClosedError,
 )
-from m3qdrant.names import MODES
-from tests.views import COLBERT_DIM, DIM, documents, random_views
+from m3qdrant.names import MODES, Mode
+from tests.views import COLBERT_DIM, DIM, documents, random_views, scores_by_hand
+from tests.views import views as views_of
 
 Open = Callable[..., M3Store]
 
@@ -55,31 +56,21 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]
         store.close()
 
 
-def scores_by_hand(query: M3Embeddings, item: M3Embeddings, half: bool) -> dict[str, float]:
-    """The three scores of a pair in float64, by their definitions and numpy alone."""
-    q, d = query.lexical_weights()[0], item.lexical_weights()[0]
-    kind = np.float16 if half else np.float32
-    q_tokens = query.colbert[0].numpy().astype(kind).astype(np.float64)
-    d_tokens = item.colbert[0].numpy().astype(kind).astype(np.float64)
-    return {
-        "dense": float(query.dense[0].double().numpy() @ item.dense[0].double().numpy()),
-        "sparse": math.fsum(weight * d[token] for token, weight in q.items() if token in d),
-        "colbert": float((q_tokens @ d_tokens.T).max(axis=1).mean()),
-    }
-
-
 # -- search
 
 
 @pytest.mark.parametrize("datatype", ["float32", "float16"])
-def test_weighted_is_the_formula_over_the_candidates(open_store: Open, datatype: str) -> None:
+def test_weighted_is_the_formula_over_the_candidates(
+    open_store: Open, datatype: Literal["float32", "float16"]
+) -> None:
     n, candidates = 80, 12
     views = random_views(n, seed=1)
+    half = ["colbert"] if datatype == "float16" else []
     with open_store(schema=M3Schema(colbert_datatype=datatype)) as store:
         store.add(documents(n), embeddings=views)
         for seed, weights in ((2, (0.4, 0.2, 0.4)), (3, (1, 0.3, 1)), (4, (0, 5, 0.5))):
             query = random_views(1, seed, tokens=9)
-            scores = [scores_by_hand(query, views[i], datatype == "float16") for i in range(n)]
+            scores = [scores_by_hand(query, views[i], half) for i in range(n)]
             dense = sorted(range(n), key=lambda i: -scores[i]["dense"])[:candidates]
             sparse = sorted(range(n), key=lambda i: -scores[i]["sparse"])[:candidates]
             union = {*dense, *(i for i in sparse if scores[i]["sparse"] > 0)}
@@ -128,12 +119,16 @@ def test_single_vector_modes_rank_by_their_score(open_store: Open) -> None:
     with open_store() as store:
         store.add(documents(60), embeddings=views)
         query = random_views(1, 7)
-        for mode in ("dense", "sparse", "colbert"):
+        terms = query.lexical_weights()[0].keys()
+        sharing = sum(bool(terms & weights.keys()) for weights in views.lexical_weights())
+        assert 10 < sharing < 60
+        found: dict[Mode, int] = {"dense": 60, "sparse": sharing, "colbert": 60}
+        for mode, number in found.items():
             hits = store.search(query, mode, limit=60, candidates=60)
+            assert len(hits) == number
             scores = [hit.score for hit in hits]
             assert scores == sorted(scores, reverse=True)
             assert scores == pytest.approx([hit.scores[mode] for hit in hits], abs=1e-6)
-        assert len(hits) == 60
 
 
 def test_a_query_without_lexical_weights(open_store: Open) -> None:
@@ -143,7 +138,8 @@ def test_a_query_without_lexical_weights(open_store: Open) -> None:
     with open_store() as store:
         store.add(documents(20), embeddings=random_views(20, 9))
         assert store.search(query, "sparse") == []
-        for mode in ("dense", "colbert", "weighted", "rrf", "dbsf"):
+        others: tuple[Mode, ...] = ("dense", "colbert", "weighted", "rrf", "dbsf")
+        for mode in others:
             hits = store.search(query, mode, limit=5)
             assert len(hits) == 5
             assert all(hit.scores["sparse"] == 0 for hit in hits)
@@ -153,24 +149,29 @@ def test_limit_above_candidates_and_above_the_collection(open_store: Open) -> No
     with open_store() as store:
         store.add(documents(30), embeddings=random_views(30, 10))
         query = random_views(1, 11)
-        for mode in ("weighted", "rrf", "dbsf", "colbert"):
+        of_candidates: tuple[Mode, ...] = ("weighted", "rrf", "dbsf", "colbert")
+        for mode in of_candidates:
             assert len(store.search(query, mode, limit=20, candidates=1)) == 20
             assert len(store.search(query, mode, limit=500, candidates=1)) == 30
             assert len({hit.id for hit in store.search(query, mode, limit=500)}) == 30
 
 
 def test_wrong_types(encoder: M3Encoder) -> None:
+    wrong: Any = "m3-tiny"
     with pytest.raises(InputError, match=r"encoder is str: make one"):
-        M3Store(":memory:", "c", "m3-tiny")
+        M3Store(":memory:", "c", wrong)
     with M3Store(":memory:", "c", encoder) as store:
         for wrong in (None, 5):
             with pytest.raises(InputError, match="documents must be an iterable"):
                 store.add(wrong)
+        wrong = "x"
         with pytest.raises(InputError, match="embeddings must be M3Embeddings, not str"):
-            store.add(["a"], embeddings="x")
-        for use in (store.get, store.delete):
-            with pytest.raises(InputError, match=r"ids"):
-                use(None)
+            store.add(["a"], embeddings=wrong)
+        wrong = None
+        with pytest.raises(InputError, match=r"ids"):
+            store.get(wrong)
+        with pytest.raises(InputError, match=r"either ids or a filter"):
+            store.delete(wrong)
 
 
 def test_search_in_an_empty_collection(open_store: Open, encoder: M3Encoder) -> None:
@@ -187,8 +188,8 @@ def test_search_in_an_empty_collection(open_store: Open, encoder: M3Encoder) -> 
     [
         ({"mode": "hybrid"}, "unknown mode 'hybrid'; the modes are dense, sparse"),
         ({"limit": 0}, "limit must be a whole number from 1, not 0"),
-        ({"limit": 2.5}, "limit"),
-        ({"candidates": -1}, "candidates"),
+        ({"limit": 2.5}, "limit must be a whole number from 1, not 2.5"),
+        ({"candidates": -1}, "candidates must be a whole number from 1, not -1"),
         ({"weights": (0, 0, 0)}, "weights are all zero"),
         ({"weights": (1, 1)}, "weights must be three"),
         ({"filter": "lang=de"}, "filter must be a mapping"),
@@ -210,7 +211,7 @@ def test_bad_arguments(options: dict[str, Any], complaint: str, encoder: M3Encod
         (["a"], "not list"),
         (random_views(2, 1), "embeddings of 2"),
         (M3Embeddings(dense=torch.ones(1, DIM)), "missing: sparse, colbert"),
-        (random_views(1, 1), "dimensions"),
+        (random_views(1, 1), "dense vectors have 24 dimensions, the collection 48"),
     ],
 )
 def test_bad_queries(query: Any, complaint: str, encoder: M3Encoder) -> None:
@@ -263,6 +264,7 @@ def test_adding_again_replaces_and_changes_nothing_else(
         both = [{"id": "a", "text": "three"}, {"id": "b", "text": "two"}]
         store.add(both)
         before = store.search("three")
+        assert len(before) == 2
         store.add(both)
         assert store.search("three") == before
         assert store.count() == 2
@@ -282,16 +284,15 @@ def test_the_same_id_twice_in_one_call(open_store: Open, encoder: M3Encoder) -> 
 
 
 def test_bad_documents_are_left_out_and_reported(open_store: Open, encoder: M3Encoder) -> None:
+    items: list[Any] = [
+        {"id": "good", "text": "fine"},
+        {"id": "no-text"},
+        {"text": "x", "score": math.inf},
+        17,
+        {"id": "late", "text": "fine too"},
+    ]
     with open_store(encoder) as store:
-        report = store.add(
-            [
-                {"id": "good", "text": "fine"},
-                {"id": "no-text"},
-                {"text": "x", "score": math.inf},
-                17,
-                {"id": "late", "text": "fine too"},
-            ]
-        )
+        report = store.add(items)
         assert [(e.id, e.field) for e in report.failed] == [
             ("no-text", "text"),
             ("#2", "payload"),
@@ -341,7 +342,8 @@ def test_an_empty_text_and_odd_ones_are_stored_and_found(
     with open_store(encoder) as store:
         report = store.add([{"id": i, "text": text} for i, text in enumerate(texts)])
         assert report.stored == len(texts)
-        assert [item.text for item in store.get([str(i) for i in range(len(texts))])] == texts
+        found = store.get([str(i) for i in range(len(texts))])
+        assert [item and item.text for item in found] == texts
         assert len(store.search("a", limit=10)) == len(texts)
 
 
@@ -360,7 +362,7 @@ def test_embeddings_of_ones_own(open_store: Open) -> None:
             store.add(documents(4), embeddings=M3Embeddings(dense=views.dense))
         assert not store.client.collection_exists("c")
         # a bad document in the middle must not shift the embeddings of those after it
-        bad = [*documents(2), {"id": "bad"}, *documents(4)[3:]]
+        bad: list[Any] = [*documents(2), {"id": "bad"}, *documents(4)[3:]]
         assert store.add(bad, embeddings=views).stored == 3
         assert store.search(views[3], "dense", limit=1)[0].id == "d3"
         wide = M3Embeddings(torch.ones(1, 9), views[0].sparse, views[0].colbert)
@@ -373,11 +375,10 @@ def test_embeddings_of_ones_own(open_store: Open) -> None:
 
 def spoilt(fault: str) -> M3Embeddings:
     """Embeddings of three texts, of which the one in the middle is bad."""
-    views = random_views(3, 13)
-    dense = views.dense.clone()
-    indices, values = views.sparse.indices.clone(), views.sparse.values.clone()
-    tokens, offsets = views.colbert.vectors.clone(), views.colbert.cu_seqlens
-    first, last = views.sparse.indptr[1:3].tolist()
+    dense, sparse, colbert = views_of(random_views(3, 13))
+    indices, values = sparse.indices.clone(), sparse.values.clone()
+    tokens, offsets = colbert.vectors.clone(), colbert.cu_seqlens
+    first, last = sparse.indptr[1:3].tolist()
     assert last - first >= 2
     if fault == "dense NaN":
         dense[1, 3] = math.nan
@@ -414,7 +415,7 @@ def spoilt(fault: str) -> M3Embeddings:
         raise AssertionError(fault)
     return M3Embeddings(
         dense,
-        SparseVectors(views.sparse.indptr, indices, values),
+        SparseVectors(sparse.indptr, indices, values),
         TokenVectors(tokens, offsets),
     )
 
@@ -465,6 +466,7 @@ def test_reopening_keeps_everything(open_store: Open, encoder: M3Encoder) -> Non
     with open_store(encoder) as store:
         store.add(["one", "two", "three"])
         before = store.search("two")
+        assert len(before) == 3
         assert isinstance(before[0], Hit)
     with open_store(encoder, create=False) as store:
         assert store.search("two") == before
@@ -565,15 +567,16 @@ def test_a_fitting_collection_and_points_of_another_program() -> None:
     client = QdrantClient(":memory:")
     foreign(client)
     views = random_views(1, 17)
+    dense, _, colbert = views_of(views)
     client.upsert(
         "c",
         [
             models.PointStruct(
                 id=7,
                 vector={
-                    "dense": views.dense[0].tolist(),
+                    "dense": dense[0].tolist(),
                     "sparse": models.SparseVector(indices=[1], values=[0.5]),
-                    "colbert": views.colbert[0].tolist(),
+                    "colbert": colbert[0].tolist(),
                 },
                 payload={"title": "theirs"},
             )
@@ -642,6 +645,7 @@ def test_optimize_and_info(open_store: Open) -> None:
         assert store.optimize() is False
         store.add(documents(50), embeddings=random_views(50, 18))
         before = store.search(random_views(1, 19))
+        assert len(before) == 10
         store.optimize()
         assert store.search(random_views(1, 19)) == before
         info = store.info()

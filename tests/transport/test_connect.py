@@ -25,9 +25,9 @@ from m3qdrant.errors import (
     ServerUnavailableError,
 )
 from m3qdrant.transport import connecting
+from tests.servers.rest import Garbage, Reset, RestServer, Status
+from tests.transport.callers import Callers
 from tests.transport.calls import QUICK, call, count, create, upsert
-from tests.transport.conftest import Callers
-from tests.transport.server import Garbage, Reset, RestServer, Status
 
 SECRET = "secret-4f1c"
 
@@ -74,11 +74,14 @@ def test_a_location_gives_its_client(
 
 
 def test_a_client_is_taken_as_it_is(caller: Callers, rest_server: RestServer) -> None:
-    client = QdrantClient if caller.kind == "sync" else AsyncQdrantClient
-    for given, engine in (
+    client: type[QdrantClient] | type[AsyncQdrantClient] = (
+        QdrantClient if caller.kind == "sync" else AsyncQdrantClient
+    )
+    clients: list[tuple[QdrantClient | AsyncQdrantClient, str]] = [
         (client(":memory:"), "memory"),
         (client(url=rest_server.url, check_compatibility=False), "server"),
-    ):
+    ]
+    for given, engine in clients:
         asked = caller(given)
         assert asked.client is given
         assert not asked.owned
@@ -271,7 +274,7 @@ def test_a_key_over_plain_http_is_warned_of_but_for_this_machine(
         caller(elsewhere)
     assert not [w for w in seen if SECRET in str(w.message)]
     assert len(seen) == 1
-    assert seen[0].filename == __file__.replace(Path(__file__).name, "conftest.py")
+    assert seen[0].filename == __file__.replace(Path(__file__).name, "callers.py")
 
 
 @pytest.mark.parametrize("key", [f"{SECRET}\n", f"  {SECRET} "], ids=["newline", "spaces"])

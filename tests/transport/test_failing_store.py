@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from m3qdrant import M3Encoder, M3Schema, M3Store, QdrantEdge
+from m3qdrant import Document, M3Encoder, M3Schema, M3Store, QdrantEdge
 from m3qdrant.errors import (
     IngestError,
     IngestInterrupted,
     ServerUnavailableError,
     UnsupportedError,
 )
+from m3qdrant.names import Mode
 from m3qdrant.transport import Retries
-from tests.contract.backends import Loop, opener
-from tests.transport.server import Drip, Garbage, Reset, RestServer, Stall, Status
+from tests.servers.blocking import Loop, opener
+from tests.servers.rest import Drip, Garbage, Reset, RestServer, Stall, Status
 from tests.views import documents, random_views
 
 N = 300  # three chunks
@@ -90,7 +91,7 @@ def test_a_server_that_goes_away_and_comes_back(open_store: Open, server: RestSe
     store = open_store()
     store.add(documents(1), embeddings=VIEWS[:1])
 
-    class Ending(list):  # a source that takes the server down in the middle
+    class Ending(list[Document]):  # a source that takes the server down in the middle
         def __iter__(self) -> Iterator[Any]:
             for i, document in enumerate(documents(N)):
                 if i == 290:
@@ -166,7 +167,8 @@ def test_an_old_server_is_named_with_the_mode(tmp_path: Path) -> None:
     with RestServer(backing, version="1.13.4") as server, M3Store(server.url, "c") as store:
         store.add(documents(5), embeddings=VIEWS[:5])
         assert len(store.search(query, "dense")) == len(store.search(query, "dbsf")) == 5
-        for mode, needed in (("weighted", "1.14"), ("rrf", "1.16")):
+        since: dict[Mode, str] = {"weighted": "1.14", "rrf": "1.16"}
+        for mode, needed in since.items():
             with pytest.raises(UnsupportedError, match=rf"1\.13\.4 .*mode '{mode}'.*{needed}"):
                 store.search(query, mode)
         for schema in (M3Schema(token_pooling=2), M3Schema(colbert_datatype="turbo4")):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import pytest
 
 from m3qdrant import transport
@@ -24,10 +24,10 @@ from m3qdrant.errors import (
     UnsupportedError,
 )
 from m3qdrant.transport import connecting
+from tests.servers.rest import RestServer
+from tests.servers.rpc import Abort, GrpcServer
+from tests.transport.callers import Callers
 from tests.transport.calls import PATIENT, QUICK, call, count, create, delete, query, upsert
-from tests.transport.conftest import Callers
-from tests.transport.grpc_server import Abort, GrpcServer
-from tests.transport.server import RestServer
 
 Code = grpc.StatusCode
 
@@ -41,7 +41,7 @@ PASSING = [
 ]
 
 
-def by_code(codes: list[Any]) -> Any:
+def by_code(codes: list[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("code", codes, ids=[code.name.lower() for code in codes])
 
 

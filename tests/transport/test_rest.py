@@ -32,9 +32,9 @@ from m3qdrant.errors import (
 )
 from m3qdrant.transport import Retries
 from m3qdrant.transport.retries import Tries
+from tests.servers.rest import SERVE, Drip, Garbage, Reset, RestServer, Stall, Status
+from tests.transport.callers import Callers
 from tests.transport.calls import NAME, PATIENT, QUICK, call, count, create, delete, query, upsert
-from tests.transport.conftest import Callers
-from tests.transport.server import SERVE, Drip, Garbage, Reset, RestServer, Stall, Status
 
 POINTS = "/points$"
 
@@ -52,7 +52,7 @@ PASSING = {
 TIMEOUTS = {"timeout-before": Stall(3), "timeout-after": Stall(3, applied=True)}
 
 
-def by_name(faults: dict[str, Any]) -> Any:
+def by_name(faults: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("fault", faults.values(), ids=faults.keys())
 
 
@@ -341,9 +341,12 @@ def test_stop_ends_the_wait_of_another_thread(filled: RestServer) -> None:
     waiting(filled)
     client, _ = transport.connect(filled.url)
     stop = threading.Event()
-    thread = threading.Thread(
-        target=lambda: (wait_for(lambda: filled.seen("PUT", POINTS)), stop.set())
-    )
+
+    def end() -> None:
+        wait_for(lambda: filled.seen("PUT", POINTS))
+        stop.set()
+
+    thread = threading.Thread(target=end)
     thread.start()
     began = time.monotonic()
     with pytest.raises(ServerUnavailableError, match="no more requests"):

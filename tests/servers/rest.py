@@ -395,7 +395,11 @@ def _upsert(client: QdrantBase, name: str, body: models.PointsList | models.Poin
 
 
 def _selector(body: models.SetPayload | models.DeletePayload) -> Any:
-    return body.points if body.points is not None else models.FilterSelector(filter=body.filter)
+    if body.points is not None:
+        return body.points
+    if body.filter is None:
+        raise ValueError("neither points nor a filter")
+    return models.FilterSelector(filter=body.filter)
 
 
 def _set_payload(client: QdrantBase, name: str, body: models.SetPayload) -> Any:

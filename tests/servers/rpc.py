@@ -1,4 +1,4 @@
-"""A stand-in for a Qdrant server over gRPC: `server.py`'s twin, for a few calls.
+"""A stand-in for a Qdrant server over gRPC: `rest.py`'s twin, for a few calls.
 
 It is NOT Qdrant: a `QdrantEdge` answers, behind qdrant-client's own generated services and its own
 conversions. Only what the tests of the transport ask is here; the contract suite uses REST.
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from qdrant_client import grpc as protocol
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from m3qdrant.errors import CollectionExistsError, CollectionNotFoundError
-from tests.transport.server import HOST
+from tests.servers.rest import HOST
 
 __all__ = ["Abort", "GrpcServer"]
 
@@ -63,9 +64,13 @@ class GrpcServer:
         # a second server at the port would be let in otherwise
         options = (("grpc.so_reuseport", 0),)
         self._server = grpc.server(ThreadPoolExecutor(4), options=options)
-        protocol.add_QdrantServicer_to_server(_Root(self), self._server)
-        protocol.add_CollectionsServicer_to_server(_Collections(self), self._server)
-        protocol.add_PointsServicer_to_server(_Points(self), self._server)
+        services: list[tuple[Callable[[Any, Any], None], Any]] = [
+            (protocol.add_QdrantServicer_to_server, _Root(self)),
+            (protocol.add_CollectionsServicer_to_server, _Collections(self)),
+            (protocol.add_PointsServicer_to_server, _Points(self)),
+        ]
+        for add, service in services:
+            add(service, self._server)
         self.port: int = self._server.add_insecure_port(f"{HOST}:{port}")
         self._server.start()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from m3qdrant import AsyncM3Store, M3Store
 
-__all__ = ["Blocking", "Place", "opener"]
+__all__ = ["Blocking", "Loop", "opener", "waited"]
 
 
 class Loop:
@@ -54,6 +54,10 @@ class Blocking:
 
         return method
 
+    def wait(self, answer: Any) -> Any:
+        """The answer of the client underneath."""
+        return self._loop.run(answer)
+
     def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
         while True:
             try:
@@ -62,8 +66,9 @@ class Blocking:
                 return
 
 
-Place = Callable[[], Any]
-"""Gives a location for one test: a directory, a client, a URL."""
+def waited(store: Any, answer: Any) -> Any:
+    """What a method of the store's client answers, in either world."""
+    return store.wait(answer) if isinstance(store, Blocking) else answer
 
 
 def opener(place: Any, loop: Loop | None, collection: str | None = None) -> Callable[..., Any]:
