@@ -84,7 +84,7 @@ def test_what_is_no_path(path: str) -> None:
 
 def test_a_path_that_is_no_string() -> None:
     with pytest.raises(InputError, match="None is no path"):
-        parse(None)  # type: ignore[arg-type]
+        parse(None)
 
 
 def test_depth() -> None:
