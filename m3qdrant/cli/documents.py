@@ -49,8 +49,9 @@ def ingest(
     long_documents: Annotated[
         LongDocuments,
         typer.Option(
+            parser=str,
             help="Where a text has more ColBERT vectors than Qdrant takes: pool (merge similar "
-            "vectors), truncate (keep the first) or error (leave the document out)."
+            "vectors), truncate (keep the first) or error (leave the document out).",
         ),
     ] = "pool",
     schema: Annotated[
