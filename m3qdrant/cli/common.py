@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -111,9 +112,21 @@ def interruptible(remains: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Imports in this block are a fifth faster: what modules make stays, and is no garbage."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def open_documents(location: str, collection: str) -> M3Store:
     """A store of a collection that is there, for what needs no model."""
-    from m3qdrant.store import M3Store
+    with loading():
+        from m3qdrant.store import M3Store
 
     _check_location(location)
     return M3Store(location, collection, create=False)
@@ -138,8 +151,9 @@ def open_store(
         schema: storage options of a new collection, by name; of an existing one they must be as
             they are, but for payload indexes.
     """
-    from m3qdrant.collection import M3Schema
-    from m3qdrant.store import M3Store
+    with loading():
+        from m3qdrant.collection import M3Schema
+        from m3qdrant.store import M3Store
 
     _check_location(location)
     wanted = _schema(M3Schema(), schema)
