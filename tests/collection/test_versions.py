@@ -19,7 +19,7 @@ def test_a_feature_begins_with_its_version(feature: str) -> None:
     versions.check(feature, f"{major + 1}.0.0", WHERE)
     with pytest.raises(UnsupportedError, match=rf"needs {major}\.{minor}\): upgrade it"):
         versions.check(feature, f"{major}.{minor - 1}.99", WHERE)
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(UnsupportedError, match=r"server 0\.11\.3 .* is too old for"):
         versions.check(feature, "0.11.3", WHERE)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from m3qdrant.collection.diversity import diversify
 from m3qdrant.names import MODES, Mode
 from tests.contract.answers import ids
 from tests.views import documents, random_views
@@ -104,7 +106,8 @@ def test_a_batch_is_its_queries_one_by_one(agree: Agree, mode: Mode) -> None:
 
 
 def test_diversity(agree: Agree) -> None:
-    query = random_views(1, QUERY)
+    query = random_views(1, seed=36)
+    dense, _, _ = views_of(random_views(N, seed=31))
 
     def use(open_store: Any) -> Any:
         store = filled(open_store)
@@ -113,23 +116,28 @@ def test_diversity(agree: Agree) -> None:
                 store.search(query, mode, limit=8, candidates=30, diversity=diversity)
                 for diversity in (0.0, 0.6)
             ]
-            + [store.search(query, mode, limit=8, candidates=30)]
+            + [store.search(query, mode, limit=limit, candidates=30) for limit in (8, 30)]
             for mode in MODES
         ]
 
+    def rows(hits: list[dict[str, Any]]) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = dense[[int(hit["id"][1:]) for hit in hits]].numpy()
+        return found
+
     def spread(hits: list[dict[str, Any]]) -> float:
-        dense, _, _ = views_of(random_views(N, seed=31))
-        rows = dense[[int(hit["id"][1:]) for hit in hits]].numpy()
-        return float(np.triu(rows @ rows.T, 1).sum())
+        return float(np.triu(rows(hits) @ rows(hits).T, 1).sum())
 
     answers = agree(use)
     assert len(answers) == len(MODES)
-    for none, some, plain in answers:
+    for none, some, plain, ranking in answers:
         assert len(plain) == len(some) == 8
-        assert ids(none) == ids(plain)
+        assert ids(none) == ids(plain) == ids(ranking)[:8]
+        scores = [hit["score"] for hit in ranking]
+        taken = diversify(scores, list(rows(ranking)), 0.6, 8)
+        assert ids(some) == [ranking[i]["id"] for i in taken]
         assert ids(some)[0] == ids(plain)[0]
         assert ids(some) != ids(plain)
-        assert spread(some) < spread(plain)
+        assert spread(some) <= spread(plain)
         assert "vectors" not in some[0]
 
 

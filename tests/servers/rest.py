@@ -205,6 +205,11 @@ class RestServer:
         with self._lock:
             self._scripts.append((method, re.compile(path), list(actions)))
 
+    def forget(self) -> None:
+        """Drop what was scripted and is not done yet."""
+        with self._lock:
+            self._scripts.clear()
+
     def seen(self, method: str, path: str) -> list[Request]:
         """The requests of a kind that came in."""
         with self._lock:

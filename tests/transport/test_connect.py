@@ -22,6 +22,7 @@ from m3qdrant.errors import (
     CollectionNotFoundError,
     EngineError,
     InputError,
+    PointError,
     ServerUnavailableError,
 )
 from m3qdrant.transport import connecting
@@ -64,9 +65,9 @@ def test_a_location_gives_its_client(
     if isinstance(location, str):
         location = location.replace("URL", rest_server.url)
     asked = caller(location)
+    assert transport.capabilities_of(asked.client).engine == engine
     assert isinstance(asked.client, kinds[caller.kind == "async"])
     assert asked.owned
-    assert transport.capabilities_of(asked.client).engine == engine
     assert asked.run(names()) == []
     asked.run(create())
     asked.run(upsert([1, 2]))
@@ -327,5 +328,8 @@ def test_local_errors_are_ours_and_not_repeated(
     asked.run(create())
     with pytest.raises(CollectionExistsError):
         asked.run(create())
-    with pytest.raises((EngineError, InputError)):
+    refusals = {":memory:": EngineError, "directory": PointError}
+    with pytest.raises(refusals[location], match="w") as caught:
         asked.run(call("upsert", points=[models.PointStruct(id=1, vector={"w": [1.0]})]))
+    assert type(caught.value) is refusals[location]
+    assert "tried" not in str(caught.value)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_client import QdrantClient
 
 from m3qdrant import Document, M3Encoder, M3Schema, M3Store, QdrantEdge
 from m3qdrant.errors import (
@@ -34,8 +35,9 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RestServer]:
-    with RestServer(QdrantEdge(tmp_path / "server")) as server:
+def server() -> Iterator[RestServer]:
+    """A stand-in with in-memory mode behind it, to which bodies of megabytes cost less."""
+    with RestServer(QdrantClient(":memory:")) as server:
         yield server
 
 

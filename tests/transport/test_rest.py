@@ -7,11 +7,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from hypothesis import strategies as st
 
 from m3qdrant import transport
 from m3qdrant.collection import Steps
-from m3qdrant.edge import QdrantEdge
 from m3qdrant.errors import (
     AccessDeniedError,
     CollectionExistsError,
@@ -255,7 +252,7 @@ def test_a_retry_after_beyond_the_budget_fails_at_once(
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 3, 7, 40])
-def test_waits_double_up_to_a_bound(caller: Callers, filled: RestServer, attempt: int) -> None:
+def test_waits_double_up_to_a_bound(attempt: int) -> None:
     retries = Retries(first_wait_s=0.5, longest_wait_s=20)
     tries = Tries("x", passing=True, idempotent=True, retries=retries)
     tries.last = ValueError("something")
@@ -418,37 +415,25 @@ def test_a_wrong_call_is_an_error_of_ours(caller: Callers, filled: RestServer) -
 # -- all of it together
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
-    path: Path = tmp_path_factory.mktemp("shared")
-    with RestServer(QdrantEdge(path / "server")) as server:
-        yield server
-
-
-@settings(
-    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(st.lists(st.sampled_from([SERVE, *PASSING.values()]), max_size=3), max_size=8),
     data=st.data(),
 )
 def test_whatever_happens_each_point_is_stored_once(
-    shared: RestServer, caller: Callers, faults: list[list[Any]], data: st.DataObject
+    filled: RestServer, caller: Callers, faults: list[list[Any]], data: st.DataObject
 ) -> None:
-    with shared._lock:
-        shared._scripts.clear()  # of an example that failed
-    transport.run(shared.backing, call("delete_collection"), where="the test")
-    transport.run(shared.backing, create(), where="the test")
-    asked = caller(shared.url)
+    filled.forget()  # of an example that failed
+    transport.run(filled.backing, delete(range(41)), where="the test")
+    asked = caller.made[0] if caller.made else caller(filled.url)
     expected: set[int] = set()
     for actions in faults:
-        shared.script("PUT", POINTS, *actions)
+        filled.script("PUT", POINTS, *actions)
         ids = data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=6, unique=True))
         # at most three faults in a row, and a connection that one of them closed may cost a try
         asked.run(upsert(ids), retries=replace(QUICK, attempts=6))
         expected |= set(ids)
-        with shared._lock:
-            shared._scripts.clear()
-    found, _ = shared.backing.scroll(NAME, limit=100)
+        filled.forget()
+    found, _ = filled.backing.scroll(NAME, limit=100)
     assert [point.id for point in found] == sorted(expected)
     assert all(point.payload == {"n": point.id, "text": ""} for point in found)
