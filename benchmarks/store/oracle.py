@@ -1,8 +1,9 @@
 """Exact scores of every query and document, and what each mode should find by them.
 
 Scores are `m3qdrant.scoring`'s over the embeddings as the encoder gave them, in float32. A mode's
-exact ranking is its definition (m3qdrant/query.py) over exact candidates. For "colbert" and
-"weighted" there is a second one, over all documents: the difference is what the candidates cost.
+exact ranking is its definition (in `m3qdrant.collection.requests`) over exact candidates. For
+"colbert" and "weighted" there is a second one, over all documents: the difference is what the
+candidates cost.
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ class M3Schema:
         sparse_on_disk: the sparse index is read from disk when needed: less memory, slower
             searches. For collections whose lexical search is rare.
         token_pooling: keeps one of so many ColBERT vectors of a document, by merging those that
-            are most alike (see pooling.py). Disk, memory and scoring time shrink by that factor;
-            what is lost grows with it, and is little at 2. Storing takes longer.
+            are most alike (see encode/pooling.py). Disk, memory and scoring time shrink by that
+            factor; what is lost grows with it, and is little at 2. Storing takes longer.
         payload_indexes: fields that filters use, and the kind of their values: "keyword",
             "integer", "float", "bool", "datetime", "uuid", "text" or "geo". A filter on a field
             without an index looks at every candidate's payload; an index takes memory. Missing

@@ -83,7 +83,7 @@ def migrate(
         batch: the most points that are held at once. Pages are kept near 16 MB by the size of the
             points so far.
         progress: show progress bars on stderr.
-        retries: how long to go on where a server fails for a while (see transport.py).
+        retries: how long to go on where a server fails for a while (see `Retries`).
 
     Returns:
         What was done, and whether both sides are the same (`verified`).

@@ -374,6 +374,7 @@ async def test_scans_do_not_stall_the_event_loop(large: Path) -> None:
         assert await steadiest(scans) < 0.05
 
 
+@pytest.mark.slow
 @in_a_loop
 async def test_large_messages_do_not_stall_the_event_loop(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
