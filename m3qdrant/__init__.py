@@ -25,7 +25,7 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
@@ -34,3 +34,7 @@ def __getattr__(name: str) -> Any:
             f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
         )
     return _attribute(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

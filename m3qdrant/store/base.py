@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
@@ -67,6 +67,12 @@ class StoreBase(Generic[C]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._collection.location!r}, {self.collection!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            f"{self!r} is a connection, which can't be pickled or copied: pass its arguments (an "
+            "M3Encoder can be pickled) and open one where it is needed"
+        )
 
     def _method(self, name: str) -> str:
         """A method as Python's own errors name it."""
