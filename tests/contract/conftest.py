@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from m3qdrant import QdrantEdge, transport
+from m3qdrant import AsyncQdrantEdge, QdrantEdge, transport
 from tests.contract.answers import assert_same, plain
 from tests.servers.blocking import Loop, opener
 from tests.servers.rest import RestServer
@@ -46,6 +46,19 @@ def loop() -> Iterator[Loop]:
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
     with RestServer(QdrantEdge(tmp_path_factory.mktemp("stand-in"))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory, loop: Loop) -> Iterator[AsyncQdrantEdge]:
+    """An embedded engine in its process, for a collection of each test: processes take seconds."""
+    client = AsyncQdrantEdge(tmp_path_factory.mktemp("worker"))
+    yield client
+    loop.run(client.close())
+
+
+@pytest.fixture
+def own_directory() -> None:
+    """For tests that come back to what they closed: the worker's process ends with each store."""
 
 
 @pytest.fixture(params=BACKENDS)
@@ -89,6 +102,8 @@ def _openers(
     where: Any
     if place == "memory":  # one client for all stores of a test, else each would be empty
         where = client = AsyncQdrantClient(":memory:") if kind else QdrantClient(":memory:")
+    elif place == "embedded" and kind and "own_directory" not in request.fixturenames:
+        where = request.getfixturevalue("worker")
     elif place == "embedded":
         where = directory / "data"
     elif place == "server":
@@ -112,5 +127,7 @@ def _openers(
         remover, _ = transport.connect(where)
         remover.delete_collection(name)
         remover.close()
+    elif isinstance(where, AsyncQdrantEdge):
+        loop.run(where.delete_collection(name))
     if client is not None:
         loop.run(client.close()) if kind else client.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from m3qdrant import Document, M3Encoder
 from tests.views import documents, random_views
 
@@ -55,6 +57,7 @@ def test_iterates_more_than_a_page(agree: Agree) -> None:
     assert len(agree(use)) == 400
 
 
+@pytest.mark.usefixtures("own_directory")
 def test_reopening_keeps_everything(agree: Agree, encoder: M3Encoder) -> None:
     def use(open_store: Any) -> Any:
         open_store(encoder).add(["one", "two", "three"])

@@ -23,6 +23,7 @@ def counts(report: Any) -> dict[str, int]:
     return {name: n for name, n in report.to_dict().items() if isinstance(n, int) and n}
 
 
+@pytest.mark.usefixtures("own_directory")
 def test_a_second_run_resumes(agree: Agree, encoder: M3Encoder) -> None:
     def use(open_store: Any) -> Any:
         store = open_store(encoder)

@@ -73,6 +73,7 @@ def test_merged_vectors_still_find_their_text(agree: Agree) -> None:
     assert best["score"] > 0.7 > 2 * others[0]["score"]
 
 
+@pytest.mark.usefixtures("own_directory")
 def test_a_pooling_factor_of_the_schema(agree: Agree) -> None:
     schema = M3Schema(token_pooling=2)
 

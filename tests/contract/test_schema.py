@@ -105,6 +105,7 @@ def test_every_mode_under_every_option(
     assert store.info().documents == N
 
 
+@pytest.mark.usefixtures("own_directory")
 def test_a_schema_is_read_back_and_another_one_refused(open_store: Any, backend: str) -> None:
     schema = M3Schema(colbert_datatype="float32", token_pooling=2, tenant="who")
     store = open_store(None, schema)
@@ -117,6 +118,7 @@ def test_a_schema_is_read_back_and_another_one_refused(open_store: Any, backend:
     assert len(caught.value.differences) == 1
 
 
+@pytest.mark.usefixtures("own_directory")
 def test_missing_payload_indexes_are_made_when_a_store_is_opened(
     open_store: Any, backend: str
 ) -> None:

@@ -95,8 +95,8 @@ def test_a_healthy_collection(world: World, place: Path) -> None:
     assert findings[-1].collection == "docs"
 
 
-def test_a_directory_that_is_not_there(world: World, tmp_path: Path) -> None:
-    notes = [f.what for f in world.examine(tmp_path / "not-there") if f.severity == "note"]
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    notes = [f.what for f in examine(tmp_path / "not-there") if f.severity == "note"]
     assert any("is not there yet" in note for note in notes)
     assert not (tmp_path / "not-there").exists()
 
@@ -125,15 +125,15 @@ def test_a_collection_that_is_open_elsewhere(world: World, place: Path) -> None:
         other.communicate()
 
 
-def test_damaged_and_foreign_directories(world: World, copy: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_directories(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "docs" / "shard" / "segments")
-    only(world.examine(copy), "error", "restore", str(copy / "docs"))
+    only(examine(copy), "error", "restore", str(copy / "docs"))
     (copy / "docs" / "collection.json").write_text("{")
-    only(world.examine(copy), "error", "can't be read")
+    only(examine(copy), "error", "can't be read")
     (copy / "docs" / "collection.json").unlink()
-    only(world.examine(copy), "warning", "has no collection.json", "restore")
+    only(examine(copy), "warning", "has no collection.json", "restore")
     (tmp_path / "file").write_text("x")
-    only(world.examine(tmp_path / "file"), "error", "is a file")
+    only(examine(tmp_path / "file"), "error", "is a file")
 
 
 def test_leftovers(copy: Path) -> None:
