@@ -321,3 +321,9 @@ def test_what_a_package_does_without(package: str, without: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_front_door_lists() -> None:
+    listed = dir(m3qdrant)
+    assert {*OFFERED, "__version__", "__doc__", "__file__"} <= {*listed}
+    assert listed == sorted(listed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy as copying
 import inspect
+import pickle
 import re
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from m3qdrant import AsyncM3Store, M3Store
-from m3qdrant.errors import StoreClosedError
+from m3qdrant.errors import InputError, StoreClosedError
 from tests.views import documents, random_views
 
 ROOT = Path(__file__).parent.parent.parent
@@ -189,3 +191,13 @@ def test_a_wrong_option_is_named_with_the_asynchronous_method(
             assert await ask(query, limit=1)
 
     asyncio.run(main())
+
+
+def test_a_store_is_not_pickled_or_copied() -> None:
+    with M3Store(":memory:", "x") as store:
+        for act in (pickle.dumps, copying.deepcopy, copying.copy):
+            with pytest.raises(InputError, match=r"M3Store\(':memory:', 'x'\).*open one where"):
+                act(store)
+    other = AsyncM3Store(":memory:", "x")
+    with pytest.raises(InputError, match="can't be pickled or copied"):
+        pickle.dumps(other)
