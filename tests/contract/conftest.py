@@ -7,6 +7,7 @@ server where QDRANT_URL names one (QDRANT_API_KEY is read too).
 
 from __future__ import annotations
 
+import copy
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -74,23 +75,44 @@ def open_store(
     yield from _openers(backend, tmp_path, loop, request)
 
 
+@pytest.fixture(scope="session")
+def oracles_answers() -> dict[str, Any]:
+    """What in-memory mode answered in each test, which is asked once for all backends."""
+    return {}
+
+
 @pytest.fixture
 def agree(
-    backend: str, tmp_path: Path, loop: Loop, request: pytest.FixtureRequest
+    backend: str,
+    tmp_path: Path,
+    loop: Loop,
+    oracles_answers: dict[str, Any],
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[[Callable[[Open], Any]], Any]]:
-    """Runs a function of `open_store` on the oracle and on the backend, and compares."""
-    oracles = _openers(ORACLE, tmp_path / "oracle", loop, request)
+    """Runs a function of `open_store` on the oracle and on the backend, and compares.
+
+    Once a test, since the oracle's answer is kept by the test's name.
+    """
     others = _openers(backend, tmp_path / "other", loop, request)
-    oracle, other = next(oracles), next(others)
+    other = next(others)
+    compared = False
 
     def compare(use: Callable[[Open], Any]) -> Any:
-        expected, found = plain(use(oracle)), plain(use(other))
-        assert_same(found, expected, "answer")
+        nonlocal compared
+        assert not compared
+        compared = True
+        test = request.node.nodeid.replace(f"[{backend}", "[")  # the backend is named first
+        assert test != request.node.nodeid
+        if test not in oracles_answers:
+            oracles = _openers(ORACLE, tmp_path / "oracle", loop, request)
+            oracles_answers[test] = plain(use(next(oracles)))
+            next(oracles, None)
+        expected = copy.deepcopy(oracles_answers[test])
+        assert_same(plain(use(other)), expected, "answer")
         return expected
 
     yield compare
-    for openers in (oracles, others):
-        next(openers, None)
+    next(others, None)
 
 
 def _openers(
