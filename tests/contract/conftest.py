@@ -145,7 +145,9 @@ def _openers(
     yield reopen
     if stores:
         stores.pop().close()
-    if isinstance(where, str):  # a server, which goes on
+    if place == "REST stand-in":
+        request.getfixturevalue("stand_in").backing.delete_collection(name)
+    elif place == "server":  # which goes on
         remover, _ = transport.connect(where)
         remover.delete_collection(name)
         remover.close()

@@ -224,6 +224,7 @@ migration.migrate(sys.argv[1], sys.argv[2], "c", batch=3)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_resumes(tmp_path: Path, rng: np.random.Generator) -> None:
     """A process of its own, killed with -9 after some pages, again and again."""
     expected = filled(tmp_path / "source", rng, 400)
