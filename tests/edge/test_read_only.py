@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -80,6 +81,8 @@ def checksum(file: Path) -> int:
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where copies are made; they are gone in the end."""
+    # multiprocessing keeps its sockets where it did before: their paths must be short
+    multiprocessing.util.get_temp_dir()
     directory = tmp_path / "temporary"
     directory.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(directory))

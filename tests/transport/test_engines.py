@@ -72,5 +72,4 @@ def test_what_the_engines_differ_in() -> None:
         "alters": [False, False, True],
         "threads": [True, False, True],
         "arrays": [True, False, False],
-        "directory": [True, False, False],
     }
