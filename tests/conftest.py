@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 from pathlib import Path
@@ -35,6 +37,15 @@ CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
 def _threads() -> None:
     # workers share the cores, and where cores are busy two threads wait for each other
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _garbage() -> None:
+    """What modules made stays: the collector need not look through it again and again."""
+    with contextlib.suppress(ImportError):  # the tests of the kernels run without it
+        import qdrant_client  # noqa: F401
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

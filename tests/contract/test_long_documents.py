@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from m3qdrant import Document, M3Embeddings, M3Schema, SparseVectors, TokenVectors
+from m3qdrant import Document, M3Embeddings, M3Schema, SparseVectors, TokenVectors, limits
 from m3qdrant.errors import InputError
 from tests.views import views
 
@@ -16,13 +16,14 @@ Agree = Callable[[Callable[[Any], Any]], Any]
 
 WIDTH = 4096  # so that 255 tokens fit, and the tests stay small
 MOST = 255
+NARROW = 512
 
 
-def texts(*lengths: int, seed: int = 0) -> M3Embeddings:
+def texts(*lengths: int, seed: int = 0, width: int = WIDTH) -> M3Embeddings:
     """Texts of so many tokens; neighbours are alike, as those of real texts are."""
     generator = torch.Generator().manual_seed(seed)
     n = len(lengths)
-    steps = torch.randn(sum(lengths), WIDTH, generator=generator)
+    steps = torch.randn(sum(lengths), width, generator=generator)
     walk = steps + 2 * steps.roll(1, 0) + steps.roll(2, 0)
     return M3Embeddings(
         torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=-1),
@@ -33,6 +34,14 @@ def texts(*lengths: int, seed: int = 0) -> M3Embeddings:
             torch.nn.functional.normalize(walk, dim=-1), torch.tensor([0, *lengths]).cumsum(0)
         ),
     )
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> M3Embeddings:
+    """VIEWS with an eighth of the numbers, and a limit as much lower: the same tokens fit."""
+    monkeypatch.setattr(limits, "MULTIVECTOR_LIMIT", MOST * NARROW + 1)
+    assert limits.most_tokens(NARROW) == MOST
+    return texts(3, MOST, 2 * MOST + 7, width=NARROW)
 
 
 DOCUMENTS = [Document(name, name) for name in ("short", "full", "long")]
@@ -57,11 +66,11 @@ def test_policies(agree: Agree, policy: str) -> None:
         assert "at most 255 of 4096 dimensions" in report["failed"][0]["reason"]
 
 
-def test_merged_vectors_still_find_their_text(agree: Agree) -> None:
+def test_merged_vectors_still_find_their_text(agree: Agree, narrow: M3Embeddings) -> None:
     def use(open_store: Any) -> Any:
         store = open_store()
-        store.add(DOCUMENTS, embeddings=VIEWS)
-        dense, sparse, colbert = views(VIEWS)
+        store.add(DOCUMENTS, embeddings=narrow)
+        dense, sparse, colbert = views(narrow)
         part = colbert[2][40:60]
         query = M3Embeddings(
             dense[:1], sparse[:1], TokenVectors(part, torch.tensor([0, len(part)]))
@@ -74,14 +83,14 @@ def test_merged_vectors_still_find_their_text(agree: Agree) -> None:
 
 
 @pytest.mark.usefixtures("own_directory")
-def test_a_pooling_factor_of_the_schema(agree: Agree) -> None:
+def test_a_pooling_factor_of_the_schema(agree: Agree, narrow: M3Embeddings) -> None:
     schema = M3Schema(token_pooling=2)
 
     def use(open_store: Any) -> Any:
         store = open_store(None, schema)
-        report = store.add(DOCUMENTS, embeddings=VIEWS)
+        report = store.add(DOCUMENTS, embeddings=narrow)
         store = open_store()
-        hits = store.search(VIEWS[2][:1], "dense", with_vectors=["colbert"])
+        hits = store.search(narrow[2][:1], "dense", with_vectors=["colbert"])
         return [
             report,
             {hit.id: len(hit.vectors["colbert"]) for hit in hits},
@@ -93,20 +102,20 @@ def test_a_pooling_factor_of_the_schema(agree: Agree) -> None:
     assert (report["pooled"], factor) == (1, 2)
 
 
-def test_a_query_of_any_length(agree: Agree) -> None:
-    query = texts(MOST + 40, seed=1)
+def test_a_query_of_any_length(agree: Agree, narrow: M3Embeddings) -> None:
+    query = texts(MOST + 40, seed=1, width=NARROW)
 
     def use(open_store: Any) -> Any:
         store = open_store()
-        store.add(DOCUMENTS, embeddings=VIEWS)
+        store.add(DOCUMENTS, embeddings=narrow)
         return store.search(query)
 
     assert len(agree(use)) == 3
 
 
-def test_a_wrong_policy(agree: Agree) -> None:
+def test_a_wrong_policy(agree: Agree, narrow: M3Embeddings) -> None:
     def use(open_store: Any) -> None:
         with pytest.raises(InputError, match=r"long_documents is 'cut': give 'pool'"):
-            open_store().add(DOCUMENTS, embeddings=VIEWS, long_documents="cut")
+            open_store().add(DOCUMENTS, embeddings=narrow, long_documents="cut")
 
     agree(use)

@@ -34,7 +34,10 @@ _START = (
     "import sys; sys.path[:] = sys.argv[4:]; "
     # Ctrl-C goes to every process of the terminal: the parent decides what it means
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    # what modules make stays: a look for garbage among it would take a fifth of the start
+    "import gc; gc.disable(); "
     "from m3qdrant.edge.worker.serving import serve; "
+    "gc.freeze(); gc.enable(); "
     "serve(int(sys.argv[1]), sys.argv[2], sys.argv[3].split())"
 )
 """Not `python -m`, which looks for modules in the current directory first, and not
