@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy as copying
+import importlib.util
 import inspect
 import pickle
 import re
@@ -22,6 +23,11 @@ from tests.views import documents, random_views
 
 ROOT = Path(__file__).parent.parent.parent
 ASYNC, SYNC = "m3qdrant/store/async_store.py", "m3qdrant/store/sync_store.py"
+
+
+with_ruff = pytest.mark.skipif(
+    importlib.util.find_spec("ruff") is None, reason="ruff formats what is made: not installed"
+)
 
 
 def check(root: Path) -> subprocess.CompletedProcess[str]:
@@ -43,11 +49,13 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@with_ruff
 def test_the_synchronous_store_is_made_of_the_other() -> None:
     done = check(ROOT)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+@with_ruff
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
