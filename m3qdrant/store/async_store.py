@@ -35,7 +35,7 @@ from m3qdrant.names import LongDocuments, Mode
 from m3qdrant.progress import progress_bar
 from m3qdrant.store.async_work import ITERABLES, Lock, Runner, chunks, in_thread
 from m3qdrant.store.base import StoreBase
-from m3qdrant.transport import Retries, aconnect, capabilities_of
+from m3qdrant.transport import TIMEOUT_S, Retries, aconnect, capabilities_of
 from m3qdrant.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         schema: M3Schema | None = None,
         *,
         create: bool = True,
-        timeout_s: float = 60.0,
+        timeout_s: float = TIMEOUT_S,
         retries: Retries | None = None,
     ) -> None:
         """Describe the store; `open` opens it.

@@ -32,7 +32,7 @@ from m3qdrant.names import LongDocuments, Mode
 from m3qdrant.progress import progress_bar
 from m3qdrant.store.base import StoreBase
 from m3qdrant.store.sync_work import ITERABLES, Lock, Runner, chunks, in_thread
-from m3qdrant.transport import Retries, capabilities_of, connect
+from m3qdrant.transport import TIMEOUT_S, Retries, capabilities_of, connect
 from m3qdrant.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class M3Store(StoreBase[QdrantBase]):
         schema: M3Schema | None = None,
         *,
         create: bool = True,
-        timeout_s: float = 60.0,
+        timeout_s: float = TIMEOUT_S,
         retries: Retries | None = None,
     ) -> None:
         """Open or create a collection.
