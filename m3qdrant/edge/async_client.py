@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.async_client_base import AsyncQdrantBase
+from qdrant_client.conversions import common_types as types
 
 from m3qdrant.edge import updates
-from m3qdrant.edge.arguments import UPLOAD, accept
+from m3qdrant.edge.absent import add_missing, is_missing, refuse_attribute
+from m3qdrant.edge.arguments import accept
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.disk.directory import check_root
 from m3qdrant.edge.shard import check_process
@@ -100,7 +102,22 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         """The worker process's number, to watch its memory; None while there is none."""
         return None if self._worker is None else self._worker.pid
 
-    async def close(self, **kwargs: Any) -> None:
+    if not TYPE_CHECKING:  # which would else take every name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say what to use in place of something that only a connected client has."""
+            refuse_attribute(self, name)
+
+    @property
+    def init_options(self) -> dict[str, Any]:
+        """What the client was made with: `AsyncQdrantEdge(**client.init_options)` is its like."""
+        return {
+            "path": str(self.path),
+            "auto_index": self.auto_index,
+            "read_only": self.read_only,
+        }
+
+    async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Wait for the calls under way, close the collections, and end the worker process.
 
         Closing twice is fine.
@@ -127,8 +144,13 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         collection_name: str,
         points: Iterable[models.PointStruct],
         batch_size: int = 64,
+        parallel: int = 1,
+        method: str | None = None,
+        max_retries: int = 3,
+        wait: bool = False,
+        shard_key_selector: types.ShardKeySelector | None = None,
         update_filter: models.Filter | None = None,
-        update_mode: Any = None,
+        update_mode: models.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
         """`upsert` in batches, for any iterable. Each batch is all or nothing by itself.
@@ -144,6 +166,11 @@ class AsyncQdrantEdge(AsyncQdrantBase):
                 collection_name,
                 batch,
                 batch_size,
+                parallel,
+                method,
+                max_retries,
+                wait,
+                shard_key_selector,
                 update_filter,
                 update_mode,
                 **kwargs,
@@ -159,12 +186,30 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         payload: Iterable[Mapping[str, Any]] | None = None,
         ids: Iterable[Any] | None = None,
         batch_size: int = 64,
+        parallel: int = 1,
+        method: str | None = None,
+        max_retries: int = 3,
+        wait: bool = False,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        update_filter: models.Filter | None = None,
+        update_mode: models.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
         """`upload_points`, from columns; see `QdrantEdge.upload_collection`."""
-        accept("upload_collection", kwargs, UPLOAD | {"update_filter", "update_mode"})
+        accept("upload_collection", kwargs)
         points = updates.points_of(vectors, payload, ids)
-        await self.upload_points(collection_name, points, batch_size, **kwargs)
+        await self.upload_points(
+            collection_name,
+            points,
+            batch_size,
+            parallel,
+            method,
+            max_retries,
+            wait,
+            shard_key_selector,
+            update_filter,
+            update_mode,
+        )
 
     async def _call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         return await asyncio.wrap_future(self._running().submit(method, *args, **kwargs))
@@ -200,5 +245,7 @@ def _handed_over(name: str, method: Callable[..., Any]) -> Any:
 
 
 for _name, _method in inspect.getmembers(QdrantEdge, inspect.isfunction):
-    if not _name.startswith("_") and _name not in vars(AsyncQdrantEdge):
+    if _name[0] != "_" and _name not in vars(AsyncQdrantEdge) and not is_missing(_method):
         setattr(AsyncQdrantEdge, _name, _handed_over(_name, _method))
+
+add_missing(AsyncQdrantEdge, AsyncQdrantClient)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import threading
 import weakref
@@ -11,13 +10,14 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import qdrant_edge as edge
-from qdrant_client import models
-from qdrant_client.client_base import QdrantBase
+from qdrant_client import QdrantClient, models
+from qdrant_client.conversions import common_types as types
 
-from m3qdrant.edge.arguments import CLUSTER, NO_EFFECT, accept
+from m3qdrant.edge.absent import add_missing, refuse_attribute
+from m3qdrant.edge.arguments import accept, at_least
 from m3qdrant.edge.disk import configuration, leftovers, snapshots
 from m3qdrant.edge.disk import directory as places
 from m3qdrant.edge.disk.lock import DirectoryLock
@@ -119,7 +119,22 @@ class QdrantEdge(Reading, Writing):
         """The class and the directory."""
         return f"QdrantEdge({str(self.path)!r})"
 
-    def close(self, **kwargs: Any) -> None:
+    if not TYPE_CHECKING:  # which would else take every name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say what to use in place of something that only a connected client has."""
+            refuse_attribute(self, name)
+
+    @property
+    def init_options(self) -> dict[str, Any]:
+        """What the client was made with: `QdrantEdge(**client.init_options)` is its like."""
+        return {
+            "path": str(self.path),
+            "auto_index": self.auto_index,
+            "read_only": self.read_only,
+        }
+
+    def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Flush and close every open collection. Closing twice is fine."""
         if os.getpid() != self._pid:
             return  # see Shard.close; and the lock may be held by a thread that this fork lacks
@@ -142,10 +157,17 @@ class QdrantEdge(Reading, Writing):
         collection_name: str,
         vectors_config: models.VectorParams | Mapping[str, models.VectorParams] | None = None,
         sparse_vectors_config: Mapping[str, models.SparseVectorParams] | None = None,
+        shard_number: int | None = None,
+        sharding_method: models.ShardingMethod | None = None,
+        replication_factor: int | None = None,
+        write_consistency_factor: int | None = None,
         on_disk_payload: bool | None = None,
         hnsw_config: models.HnswConfigDiff | None = None,
         optimizers_config: models.OptimizersConfigDiff | None = None,
+        wal_config: models.WalConfigDiff | None = None,
         quantization_config: models.QuantizationConfig | None = None,
+        timeout: int | None = None,
+        strict_mode_config: models.StrictModeConfig | None = None,
         metadata: Mapping[str, Any] | None = None,
         payload: Any = None,
         id_tracker: Any = None,
@@ -160,7 +182,10 @@ class QdrantEdge(Reading, Writing):
             CollectionExistsError: a collection of this name exists.
             InputError: a name that no server takes, or no vectors at all.
         """
-        accept("create_collection", kwargs, CLUSTER)
+        accept("create_collection", kwargs, timeout=timeout)
+        at_least("shard_number", shard_number)
+        at_least("replication_factor", replication_factor)
+        at_least("write_consistency_factor", write_consistency_factor)
         self._check_writable("create", collection_name)
         directory = self._directory(collection_name)
         if not vectors_config and not sparse_vectors_config:
@@ -230,7 +255,18 @@ class QdrantEdge(Reading, Writing):
             return answers.collection_info(shard.config, engine.info())
 
     def update_collection(
-        self, collection_name: str, metadata: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        collection_name: str,
+        optimizers_config: models.OptimizersConfigDiff | None = None,
+        collection_params: models.CollectionParamsDiff | None = None,
+        vectors_config: Mapping[str, models.VectorParamsDiff] | None = None,
+        hnsw_config: models.HnswConfigDiff | None = None,
+        quantization_config: models.QuantizationConfigDiff | None = None,
+        timeout: int | None = None,
+        sparse_vectors_config: Mapping[str, models.SparseVectorParams] | None = None,
+        strict_mode_config: models.StrictModeConfig | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> bool:
         """Merge `metadata` into the collection's; a value of None removes the key.
 
@@ -238,7 +274,17 @@ class QdrantEdge(Reading, Writing):
             UnsupportedError: any other change; make a new collection and copy the points.
         """
         self._check_writable("update", collection_name)
-        changes = sorted(k for k, v in kwargs.items() if v is not None and k not in NO_EFFECT)
+        accept("update_collection", kwargs, timeout=timeout)
+        settings = {
+            "optimizers_config": optimizers_config,
+            "collection_params": collection_params,
+            "vectors_config": vectors_config,
+            "hnsw_config": hnsw_config,
+            "quantization_config": quantization_config,
+            "sparse_vectors_config": sparse_vectors_config,
+            "strict_mode_config": strict_mode_config,
+        }
+        changes = [name for name, value in settings.items() if value is not None]
         if changes:
             raise UnsupportedError(
                 f"update_collection can't change {', '.join(changes)} of an existing collection "
@@ -254,9 +300,18 @@ class QdrantEdge(Reading, Writing):
                 shard.replace_config(shard.config.model_copy(update={"metadata": kept}))
         return True
 
-    def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
+    def delete_collection(
+        self,
+        collection_name: str,
+        timeout: int | None = None,
+        **kwargs: Any,
+    ) -> bool:
         """Delete a collection and its files. False where there is none."""
-        accept("delete_collection", kwargs)
+        accept(
+            "delete_collection",
+            kwargs,
+            timeout=timeout,
+        )
         self._check_writable("delete", collection_name)
         directory = self._directory(collection_name)
         with self._lock:
@@ -274,17 +329,49 @@ class QdrantEdge(Reading, Writing):
                 lock.release()
         return True
 
-    def recreate_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> bool:
+    def recreate_collection(
+        self,
+        collection_name: str,
+        vectors_config: models.VectorParams | Mapping[str, models.VectorParams] | None = None,
+        sparse_vectors_config: Mapping[str, models.SparseVectorParams] | None = None,
+        shard_number: int | None = None,
+        sharding_method: models.ShardingMethod | None = None,
+        replication_factor: int | None = None,
+        write_consistency_factor: int | None = None,
+        on_disk_payload: bool | None = None,
+        hnsw_config: models.HnswConfigDiff | None = None,
+        optimizers_config: models.OptimizersConfigDiff | None = None,
+        wal_config: models.WalConfigDiff | None = None,
+        quantization_config: models.QuantizationConfig | None = None,
+        timeout: int | None = None,
+        strict_mode_config: models.StrictModeConfig | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        payload: Any = None,
+        id_tracker: Any = None,
+        **kwargs: Any,
+    ) -> bool:
         """`delete_collection`, then `create_collection` with the other arguments."""
-        try:
-            arguments = inspect.signature(self.create_collection).bind(
-                collection_name, *args, **kwargs
-            )
-        except TypeError as error:
-            raise TypeError(f"QdrantEdge.recreate_collection() {error}") from None
-        accept("recreate_collection", arguments.arguments.get("kwargs", {}), CLUSTER)
-        self.delete_collection(collection_name)
-        return self.create_collection(collection_name, *args, **kwargs)
+        accept("recreate_collection", kwargs, timeout=timeout)
+        self.delete_collection(collection_name, timeout)
+        return self.create_collection(
+            collection_name,
+            vectors_config,
+            sparse_vectors_config=sparse_vectors_config,
+            shard_number=shard_number,
+            sharding_method=sharding_method,
+            replication_factor=replication_factor,
+            write_consistency_factor=write_consistency_factor,
+            on_disk_payload=on_disk_payload,
+            hnsw_config=hnsw_config,
+            optimizers_config=optimizers_config,
+            wal_config=wal_config,
+            quantization_config=quantization_config,
+            timeout=timeout,
+            strict_mode_config=strict_mode_config,
+            metadata=metadata,
+            payload=payload,
+            id_tracker=id_tracker,
+        )
 
     def info(self) -> models.VersionInfo:
         """The engine's name and version."""
@@ -321,7 +408,12 @@ class QdrantEdge(Reading, Writing):
 
     # snapshots: the rest of it is in snapshots.py
 
-    def create_snapshot(self, collection_name: str, **kwargs: Any) -> models.SnapshotDescription:
+    def create_snapshot(
+        self,
+        collection_name: str,
+        wait: bool = True,
+        **kwargs: Any,
+    ) -> models.SnapshotDescription:
         """Pack the collection into one file, PATH/.snapshots/NAME/..., while its writers wait.
 
         Raises:
@@ -341,7 +433,13 @@ class QdrantEdge(Reading, Writing):
         self._directory(collection_name)
         return snapshots.find(self.path, collection_name)
 
-    def delete_snapshot(self, collection_name: str, snapshot_name: str, **kwargs: Any) -> bool:
+    def delete_snapshot(
+        self,
+        collection_name: str,
+        snapshot_name: str,
+        wait: bool = True,
+        **kwargs: Any,
+    ) -> bool:
         """Delete a snapshot. False where there is none of that name."""
         accept("delete_snapshot", kwargs)
         self._check_writable("delete a snapshot of", collection_name)
@@ -355,6 +453,7 @@ class QdrantEdge(Reading, Writing):
         api_key: str | None = None,
         checksum: str | None = None,
         priority: Any = None,
+        wait: bool = True,
         **kwargs: Any,
     ) -> bool:
         """Make the collection from a snapshot of this engine, in place of what it holds now.
@@ -368,7 +467,8 @@ class QdrantEdge(Reading, Writing):
             checksum: its SHA-256; by default the one in the file beside it, if there is one.
             api_key: has no effect here.
             priority: has no effect here.
-            **kwargs: `wait` and its like, without effect here.
+            wait: has no effect here.
+            **kwargs: `timeout` and its like, without effect here.
 
         Raises:
             UnsupportedError: it is a server's snapshot, or lies on a network.
@@ -410,10 +510,18 @@ class QdrantEdge(Reading, Writing):
         field_name: str,
         field_schema: Any = None,
         field_type: Any = None,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Index a payload field, in a way of your choice; see `auto_index` for what needs none."""
-        accept("create_payload_index", kwargs)
+        accept(
+            "create_payload_index",
+            kwargs,
+            ordering=ordering,
+            timeout=timeout,
+        )
         self._check_writable("index", collection_name)
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
@@ -425,10 +533,21 @@ class QdrantEdge(Reading, Writing):
         return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
 
     def delete_payload_index(
-        self, collection_name: str, field_name: str, **kwargs: Any
+        self,
+        collection_name: str,
+        field_name: str,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        timeout: int | None = None,
+        **kwargs: Any,
     ) -> models.UpdateResult:
         """Drop a payload field's index; the payloads stay."""
-        accept("delete_payload_index", kwargs)
+        accept(
+            "delete_payload_index",
+            kwargs,
+            ordering=ordering,
+            timeout=timeout,
+        )
         self._check_writable("drop an index of", collection_name)
         self._shard(collection_name).write(
             "drop an index of", lambda: edge.UpdateOperation.delete_field_index(field_name)
@@ -477,31 +596,4 @@ class QdrantEdge(Reading, Writing):
         return indexer
 
 
-# Whatever else qdrant-client's interface has, now or in a later version, says that it isn't here.
-
-_INSTEAD = {
-    "snapshot": "call create_snapshot and its like for each collection",
-    "alias": "use the collection's own name",
-    "matrix": "query with the points' own vectors",
-    "vector_name": "create another collection and copy the points with scroll and upsert",
-    "migrate": "copy the points with scroll and upsert",
-}
-
-
-def _unsupported(name: str) -> Any:
-    instead = next(
-        (advice for part, advice in _INSTEAD.items() if part in name), "use a Qdrant server"
-    )
-
-    def method(self: QdrantEdge, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedError(f"the embedded engine has no {name}: {instead}")
-
-    method.__name__ = name
-    method.__qualname__ = f"QdrantEdge.{name}"
-    method.__doc__ = f"Not in the embedded engine: {instead}."
-    return method
-
-
-for _name, _method in vars(QdrantBase).items():
-    if callable(_method) and getattr(QdrantEdge, _name) is _method and not _name.startswith("_"):
-        setattr(QdrantEdge, _name, _unsupported(_name))
+add_missing(QdrantEdge, QdrantClient)

@@ -41,10 +41,19 @@ class Reading(QdrantBase):
         ids: Sequence[Any],
         with_payload: Any = True,
         with_vectors: bool | Sequence[str] = False,
+        consistency: types.ReadConsistency | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> list[models.Record]:
         """Points by id, in the order asked for; those that don't exist are left out."""
-        accept("retrieve", kwargs)
+        accept(
+            "retrieve",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
         shard = self._shard(collection_name)
         wanted = check_ids(ids)
         with shard.use("read") as engine:
@@ -63,6 +72,9 @@ class Reading(QdrantBase):
         offset: Any = None,
         with_payload: Any = True,
         with_vectors: bool | Sequence[str] = False,
+        consistency: types.ReadConsistency | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> tuple[list[models.Record], int | str | None]:
         """A page of points, by id or by a field, and the id that starts the next page.
@@ -70,7 +82,13 @@ class Reading(QdrantBase):
         In the order of a field there is no next page: continue with `order_by.start_from`. The
         first call for a field makes the index that this takes: see `indexes.py`.
         """
-        accept("scroll", kwargs)
+        accept(
+            "scroll",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
         shard = self._shard(collection_name)
         if order_by is not None and offset is not None:
             raise InputError("offset doesn't go with order_by: continue with order_by.start_from")
@@ -98,10 +116,17 @@ class Reading(QdrantBase):
         collection_name: str,
         count_filter: models.Filter | None = None,
         exact: bool = True,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.CountResult:
         """How many points match; `exact=False` estimates."""
-        accept("count", kwargs)
+        accept(
+            "count",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            timeout=timeout,
+        )
         shard = self._shard(collection_name)
         with shard.use("count") as engine:
             self._indexer(shard).serve(count_filter)
@@ -115,6 +140,9 @@ class Reading(QdrantBase):
         facet_filter: models.Filter | None = None,
         limit: int = 10,
         exact: bool = False,
+        consistency: types.ReadConsistency | None = None,
+        timeout: int | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
         **kwargs: Any,
     ) -> models.FacetResponse:
         """The most frequent values of a payload field, with their counts.
@@ -124,7 +152,13 @@ class Reading(QdrantBase):
         Raises:
             InputError: the field's values are of different kinds, or floats, or objects.
         """
-        accept("facet", kwargs)
+        accept(
+            "facet",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
         limit = selectors.count("limit", limit, least=1)
         shard = self._shard(collection_name)
         with shard.use("facet") as engine:
@@ -150,6 +184,9 @@ class Reading(QdrantBase):
         with_vectors: bool | Sequence[str] = False,
         score_threshold: float | None = None,
         lookup_from: models.LookupLocation | None = None,
+        consistency: types.ReadConsistency | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> types.QueryResponse:
         """The best points for a query: a vector, examples, a fusion of prefetches, a formula.
@@ -157,7 +194,13 @@ class Reading(QdrantBase):
         A point's id stands for its vector, wherever a query takes one; the point itself is then
         left out. With `lookup_from` it is a point of another collection in the same directory.
         """
-        accept("query_points", kwargs)
+        accept(
+            "query_points",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
         request = models.QueryRequest.model_construct(
             query=query,
             using=using,
@@ -174,14 +217,24 @@ class Reading(QdrantBase):
         return self.query_batch_points(collection_name, [request])[0]
 
     def query_batch_points(
-        self, collection_name: str, requests: Sequence[models.QueryRequest], **kwargs: Any
+        self,
+        collection_name: str,
+        requests: Sequence[models.QueryRequest],
+        consistency: types.ReadConsistency | None = None,
+        timeout: int | None = None,
+        **kwargs: Any,
     ) -> list[types.QueryResponse]:
         """Several queries at once, which the engine plans together.
 
         As on a server, a request's `with_payload` defaults to none here, and to all in
         `query_points`.
         """
-        accept("query_batch_points", kwargs)
+        accept(
+            "query_batch_points",
+            kwargs,
+            consistency=consistency,
+            timeout=timeout,
+        )
         if not requests:
             return []
         with self._resolved(collection_name, requests) as (shard, resolved):
@@ -204,6 +257,9 @@ class Reading(QdrantBase):
         score_threshold: float | None = None,
         with_lookup: str | models.WithLookup | None = None,
         lookup_from: models.LookupLocation | None = None,
+        consistency: types.ReadConsistency | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.GroupsResult:
         """The best points for a query, by the value of a payload field: exact, see `groups.py`.
@@ -212,7 +268,13 @@ class Reading(QdrantBase):
         groups; one without a value, or with one that is neither a string nor an integer, in none.
         As on a server, every prefetch finds `group_size` times its limit.
         """
-        accept("query_points_groups", kwargs)
+        accept(
+            "query_points_groups",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
         limit = selectors.count("limit", limit, least=1)
         group_size = selectors.count("group_size", group_size, least=1)
         request = models.QueryRequest.model_construct(

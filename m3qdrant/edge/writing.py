@@ -12,7 +12,7 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from m3qdrant.edge import updates
-from m3qdrant.edge.arguments import UPLOAD, accept
+from m3qdrant.edge.arguments import accept, at_least
 from m3qdrant.edge.shard import Shard, engine_errors
 from m3qdrant.edge.translate import answers
 from m3qdrant.edge.translate.vector_specs import VectorSpecs
@@ -35,8 +35,12 @@ class Writing(QdrantBase):
         self,
         collection_name: str,
         points: models.Batch | Sequence[models.PointStruct],
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
         update_filter: models.Filter | None = None,
-        update_mode: Any = None,
+        update_mode: models.UpdateMode | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Insert or replace points: all of them, or none where one is refused.
@@ -44,7 +48,13 @@ class Writing(QdrantBase):
         Raises:
             PointError: the first point that is wrong, with the field and the remedy.
         """
-        accept("upsert", kwargs)
+        accept(
+            "upsert",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "write to",
             collection_name,
@@ -56,15 +66,25 @@ class Writing(QdrantBase):
         collection_name: str,
         points: Iterable[models.PointStruct],
         batch_size: int = 64,
+        parallel: int = 1,
+        method: str | None = None,
+        max_retries: int = 3,
+        wait: bool = False,
+        shard_key_selector: types.ShardKeySelector | None = None,
         update_filter: models.Filter | None = None,
-        update_mode: Any = None,
+        update_mode: models.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
         """`upsert` in batches, for any iterable. Each batch is all or nothing by itself."""
-        accept("upload_points", kwargs, UPLOAD)
+        accept(
+            "upload_points",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+        )
         self._check_writable("write to", collection_name)
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: pass at least 1")
+        at_least("batch_size", batch_size)
+        at_least("parallel", parallel, 0)
+        at_least("max_retries", max_retries, 0)
         rest = iter(points)
         while batch := list(islice(rest, batch_size)):
             self.upsert(
@@ -78,6 +98,13 @@ class Writing(QdrantBase):
         payload: Iterable[Mapping[str, Any]] | None = None,
         ids: Iterable[Any] | None = None,
         batch_size: int = 64,
+        parallel: int = 1,
+        method: str | None = None,
+        max_retries: int = 3,
+        wait: bool = False,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        update_filter: models.Filter | None = None,
+        update_mode: models.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
         """`upload_points`, from columns: arrays, a dict of arrays by name, or any iterables.
@@ -85,16 +112,33 @@ class Writing(QdrantBase):
         Without `ids` each point gets a random UUID. `payload` and `ids` may be longer than
         `vectors`, such as `itertools.count()`, but not shorter.
         """
-        accept("upload_collection", kwargs, UPLOAD | {"update_filter", "update_mode"})
+        accept(
+            "upload_collection",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+        )
         self.upload_points(
-            collection_name, updates.points_of(vectors, payload, ids), batch_size, **kwargs
+            collection_name,
+            updates.points_of(vectors, payload, ids),
+            batch_size,
+            parallel,
+            method,
+            max_retries,
+            wait,
+            shard_key_selector,
+            update_filter,
+            update_mode,
         )
 
     def update_vectors(
         self,
         collection_name: str,
         points: Sequence[models.PointVectors],
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
         update_filter: models.Filter | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Replace the named vectors of points that exist; other vectors and the payload stay.
@@ -103,7 +147,13 @@ class Writing(QdrantBase):
             PointError: the first point that is wrong, with the vector and the remedy.
             InputError: some of the points don't exist; none is changed.
         """
-        accept("update_vectors", kwargs)
+        accept(
+            "update_vectors",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "write vectors to",
             collection_name,
@@ -115,10 +165,20 @@ class Writing(QdrantBase):
         collection_name: str,
         vectors: Sequence[str],
         points: types.PointsSelector,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Remove the named vectors from points, by ids or by filter."""
-        accept("delete_vectors", kwargs)
+        accept(
+            "delete_vectors",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "delete vectors from",
             collection_name,
@@ -126,10 +186,23 @@ class Writing(QdrantBase):
         )
 
     def delete(
-        self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
+        self,
+        collection_name: str,
+        points_selector: types.PointsSelector,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
+        **kwargs: Any,
     ) -> models.UpdateResult:
         """Delete points by ids or by filter. Ids that don't exist are passed over."""
-        accept("delete", kwargs)
+        accept(
+            "delete",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "delete from", collection_name, lambda _: updates.delete(points_selector)
         )
@@ -140,10 +213,20 @@ class Writing(QdrantBase):
         payload: models.Payload,
         points: types.PointsSelector,
         key: str | None = None,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Merge `payload` into the points' payloads, at the path `key` where given."""
-        accept("set_payload", kwargs)
+        accept(
+            "set_payload",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "write payloads to",
             collection_name,
@@ -155,10 +238,20 @@ class Writing(QdrantBase):
         collection_name: str,
         payload: models.Payload,
         points: types.PointsSelector,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Replace the points' payloads."""
-        accept("overwrite_payload", kwargs)
+        accept(
+            "overwrite_payload",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "write payloads to",
             collection_name,
@@ -170,10 +263,20 @@ class Writing(QdrantBase):
         collection_name: str,
         keys: Sequence[str],
         points: types.PointsSelector,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> models.UpdateResult:
         """Remove fields from the points' payloads."""
-        accept("delete_payload", kwargs)
+        accept(
+            "delete_payload",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "delete payloads from",
             collection_name,
@@ -181,10 +284,23 @@ class Writing(QdrantBase):
         )
 
     def clear_payload(
-        self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
+        self,
+        collection_name: str,
+        points_selector: types.PointsSelector,
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        timeout: int | None = None,
+        **kwargs: Any,
     ) -> models.UpdateResult:
         """Remove the points' payloads."""
-        accept("clear_payload", kwargs)
+        accept(
+            "clear_payload",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            ordering=ordering,
+            timeout=timeout,
+        )
         return self._apply(
             "delete payloads from",
             collection_name,
@@ -195,6 +311,9 @@ class Writing(QdrantBase):
         self,
         collection_name: str,
         update_operations: Sequence[types.UpdateOperation],
+        wait: bool = True,
+        ordering: types.WriteOrdering | None = None,
+        timeout: int | None = None,
         **kwargs: Any,
     ) -> list[models.UpdateResult]:
         """Several updates, one after the other, of which each sees those before it.
@@ -208,7 +327,12 @@ class Writing(QdrantBase):
             EngineError: the engine failed, at the operation that the message names; those before
                 it are applied.
         """
-        accept("batch_update_points", kwargs)
+        accept(
+            "batch_update_points",
+            kwargs,
+            ordering=ordering,
+            timeout=timeout,
+        )
         self._check_writable("update", collection_name)
         shard = self._shard(collection_name)
         with engine_errors("update", collection_name):
