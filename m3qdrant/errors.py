@@ -89,12 +89,20 @@ class PointError(InputError):
         return type(self), (self.id, self.field, self.reason)
 
 
-class CollectionNotFoundError(M3QdrantError, LookupError):
-    """The collection does not exist at this location."""
+class CollectionNotFoundError(M3QdrantError, LookupError, ValueError):
+    """The collection does not exist at this location.
+
+    From a client, a server or the embedded engine it is qdrant-client's `UnexpectedResponse` too,
+    with the status code 404.
+    """
 
 
-class CollectionExistsError(M3QdrantError):
-    """A collection of this name exists already."""
+class CollectionExistsError(M3QdrantError, ValueError):
+    """A collection of this name exists already.
+
+    From a client, a server or the embedded engine it is qdrant-client's `UnexpectedResponse` too,
+    with the status code 409.
+    """
 
 
 class SchemaMismatchError(M3QdrantError):

@@ -7,6 +7,7 @@ Nothing here knows of BGE-M3. From the bottom up, each importing only from those
     disk/         a collection's files: where they lie, who holds them, how they come and go
     translate/    qdrant-client's models to the engine's types, checked on the way, and back
     arguments     the arguments that settle how a request reaches a cluster
+    refusals      refusals as a server sends them, so that they are UnexpectedResponse too
     absent        what qdrant-client's classes have and the engine hasn't
     shard         one open collection: its turns, its process, the engine's failures as our errors
     indexes       payload indexes made when something needs them

@@ -102,7 +102,7 @@ def add_missing(kind: type, reference: type) -> None:
 
 def is_missing(method: Any) -> bool:
     """Whether it is one of those that `add_missing` made."""
-    return getattr(method, "__module__", None) == __name__
+    return bool(getattr(method, "_is_missing", False))
 
 
 def _refusing(kind: str, name: str, theirs: Any) -> Any:
@@ -117,6 +117,7 @@ def _refusing(kind: str, name: str, theirs: Any) -> Any:
 
     method: Any = refuse_awaited if inspect.iscoroutinefunction(theirs) else refuse
 
+    method._is_missing = True
     method.__name__ = name
     method.__qualname__ = f"{kind}.{name}"
     method.__doc__ = f"Not in the embedded engine: {instead}."

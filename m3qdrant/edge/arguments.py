@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from m3qdrant.edge.refusals import invalid
 from m3qdrant.errors import InputError, UnsupportedError
 
 __all__ = ["accept", "at_least", "refuse_shard_key"]
@@ -73,7 +74,7 @@ def at_least(what: str, value: Any, least: int = 1) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise InputError(f"{what} is {value!r}: pass an integer of at least {least}")
     if value < least:
-        raise InputError(f"{what}: value {value} invalid, must be {least} or larger")
+        raise invalid(f"{what}: value {value} invalid, must be {least} or larger")
 
 
 def _check_timeout(method: str, timeout: Any) -> None:
@@ -82,7 +83,7 @@ def _check_timeout(method: str, timeout: Any) -> None:
     if not isinstance(timeout, (int, float, np.number)) or isinstance(timeout, bool):
         raise InputError(f"{method}: timeout is {timeout!r}: pass seconds")
     if not timeout > 0:
-        raise InputError(f"{method}: timeout: value {timeout} invalid, must be 1 or larger")
+        raise invalid(f"{method}: timeout: value {timeout} invalid, must be 1 or larger")
 
 
 def _check_word(method: str, what: str, value: Any, kind: Any) -> None:

@@ -24,9 +24,10 @@ from m3qdrant.edge.absent import add_missing, is_missing, refuse_attribute
 from m3qdrant.edge.arguments import accept
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.disk.directory import check_root
+from m3qdrant.edge.refusals import as_response
 from m3qdrant.edge.shard import check_process
 from m3qdrant.edge.worker.process import Worker
-from m3qdrant.errors import EngineError, StoreClosedError
+from m3qdrant.errors import EngineError, M3QdrantError, StoreClosedError
 
 __all__ = ["AsyncQdrantEdge"]
 
@@ -212,7 +213,11 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         )
 
     async def _call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        return await asyncio.wrap_future(self._running().submit(method, *args, **kwargs))
+        try:
+            return await asyncio.wrap_future(self._running().submit(method, *args, **kwargs))
+        except M3QdrantError as error:
+            as_response(error)  # this side's own: those of the worker are responses already
+            raise
 
     def _running(self) -> Worker:
         check_process(self._pid, self.path)

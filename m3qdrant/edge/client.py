@@ -23,6 +23,7 @@ from m3qdrant.edge.disk import directory as places
 from m3qdrant.edge.disk.lock import DirectoryLock
 from m3qdrant.edge.indexes import Indexer
 from m3qdrant.edge.reading import Reading
+from m3qdrant.edge.refusals import refusing_as_a_server
 from m3qdrant.edge.shard import (
     Shard,
     check_process,
@@ -225,7 +226,8 @@ class QdrantEdge(Reading, Writing):
     def _refuse_existing(self, name: str, directory: Path) -> None:
         if (directory / places.CONFIGURATION).exists():
             raise CollectionExistsError(
-                f"the collection {name!r} exists in {self.path}: use it, or delete it first"
+                f"Collection `{name}` already exists! Use the one in {self.path}, or delete it "
+                "first"
             )
         if directory.exists():
             raise StoreDamagedError(
@@ -582,8 +584,8 @@ class QdrantEdge(Reading, Writing):
                 if not directory.exists():
                     names = ", ".join(map(repr, places.collection_names(self.path))) or "none"
                     raise CollectionNotFoundError(
-                        f"there is no collection {collection_name!r} in {self.path}: "
-                        f"it has {names}"
+                        f"Collection {collection_name} not found: Collection "
+                        f"`{collection_name}` doesn't exist! {self.path} has {names}"
                     )
                 shard = self._shards[collection_name] = Shard(directory, read_only=self.read_only)
             return shard
@@ -597,3 +599,4 @@ class QdrantEdge(Reading, Writing):
 
 
 add_missing(QdrantEdge, QdrantClient)
+refusing_as_a_server(QdrantEdge)

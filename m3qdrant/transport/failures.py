@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from m3qdrant.edge import as_response
 from m3qdrant.errors import (
     AccessDeniedError,
     CollectionExistsError,
@@ -52,7 +53,8 @@ def as_ours(error: Exception, what: str, tried: str = "") -> M3QdrantError:
     if isinstance(error, M3QdrantError):
         return error
     failure = Failure.of(error)
-    return failure.kind(f"{what} failed{tried}: {failure.reason}")
+    ours = failure.kind(f"{what} failed{tried}: {failure.reason}")
+    return as_response(ours, getattr(error, "status_code", None))
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,7 @@ def _of_grpc(error: RpcError) -> Failure:
 def _of_local(error: Exception) -> Failure:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, ValueError) and re.match("Collection .* not found", text):
-        return Failure(CollectionNotFoundError, "it does not exist")
+        return Failure(CollectionNotFoundError, f"it does not exist: {text}")
     if isinstance(error, ValueError) and re.match("Collection .* already exists", text):
-        return Failure(CollectionExistsError, "it exists already")
+        return Failure(CollectionExistsError, f"it exists already: {text}")
     return Failure(EngineError, text)

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
 from m3qdrant.edge.worker.channel import Message, loads
@@ -243,7 +244,9 @@ async def test_errors_keep_their_class_attributes_and_cause(path: Path) -> None:
         assert (await client.count(NAME)).count == 20
         with pytest.raises(LookupError) as missing:
             await client.count("nope")
-        assert type(missing.value) is CollectionNotFoundError
+        assert isinstance(missing.value, CollectionNotFoundError)
+        assert isinstance(missing.value, UnexpectedResponse)
+        assert missing.value.status_code == 404
         with pytest.raises(UnsupportedError):
             await client.cluster_status()
 

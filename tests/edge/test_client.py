@@ -53,7 +53,7 @@ def test_nothing_is_made_before_the_first_collection(path: Path) -> None:
         assert client.get_collections().collections == []
         assert not client.collection_exists(NAME)
         assert not client.delete_collection(NAME)
-        with pytest.raises(CollectionNotFoundError, match=r"'docs'.*it has none"):
+        with pytest.raises(CollectionNotFoundError, match=r"Collection docs not found.*has none"):
             client.count(NAME)
         assert not path.exists()
         create(client)
@@ -112,9 +112,9 @@ def test_several_collections(client: QdrantEdge, path: Path) -> None:
     names = [c.name for c in client.get_collections().collections]
     assert names == ["another one", NAME, "日本語"]
     assert [client.count(n).count for n in names] == [0, 20, 3]
-    with pytest.raises(CollectionExistsError, match="'docs' exists"):
+    with pytest.raises(CollectionExistsError, match="Collection `docs` already exists!"):
         create(client)
-    with pytest.raises(CollectionNotFoundError, match=r"'doc'.*it has 'another one', 'docs', '日"):
+    with pytest.raises(CollectionNotFoundError, match=r"`doc`.* has 'another one', 'docs', '日"):
         client.count("doc")
     assert client.delete_collection("another one")
     assert not client.collection_exists("another one")
@@ -165,7 +165,10 @@ def test_a_creation_that_fails_leaves_nothing(path: Path) -> None:
         assert not path.exists() or os.listdir(path) == []
         create(client, shard_number=2, replication_factor=1, timeout=10)
         assert (
-            client.upsert(NAME, points(0, 1), wait=True, ordering="strong").status == "completed"
+            client.upsert(
+                NAME, points(0, 1), wait=True, ordering=models.WriteOrdering.STRONG
+            ).status
+            == "completed"
         )
 
 

@@ -128,7 +128,7 @@ def test_a_refusal_is_not_repeated(
     filled.script("Upsert", Abort(code, "no good"))
     with pytest.raises(kind, match=f"{match}.*") as caught:
         caller(rest_server.url).run(upsert([11]), retries=QUICK)
-    assert type(caught.value) is kind
+    assert type(caught.value).__name__ == kind.__name__
     assert "no good" in str(caught.value)
     assert isinstance(caught.value.__cause__, grpc.RpcError)
     assert filled.seen["Upsert"] == 1

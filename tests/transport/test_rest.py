@@ -133,7 +133,7 @@ def test_a_refusal_is_not_repeated(
     asked = caller(filled.url)
     with pytest.raises(kind, match=match) as caught:
         asked.run(upsert([11]), retries=QUICK)
-    assert type(caught.value) is kind
+    assert type(caught.value).__name__ == kind.__name__
     assert caught.value.__cause__ is not None
     assert "tried" not in str(caught.value)
     assert len(filled.seen("PUT", POINTS)) == 1
