@@ -73,7 +73,7 @@ def tensors(embeddings: M3Embeddings) -> dict[str, Tensor]:
     for name, view in vars(embeddings).items():
         if isinstance(view, Tensor):
             found[name] = view
-        elif view is not None:
+        elif view is not None and not isinstance(view, str):
             found |= {f"{name}.{part}": tensor for part, tensor in vars(view).items()}
     return found
 

@@ -72,24 +72,38 @@ class Output:
         token_ids: Tensor,
         packing: Packing,
         ignore_ids: tuple[int, ...],
-    ) -> None:
-        """The views of one batch, whose hidden states are `hidden`."""
-        model, places = self._model, torch.tensor(texts)
-        if self._dense is not None:
-            self._dense[places] = model.dense(hidden, packing).cpu()
-        if self._colbert is not None:
-            rows, _ = gather_rows(self._colbert.cu_seqlens, places)
-            self._colbert.vectors[rows] = model.colbert(hidden, packing).cpu()
-        if self._sparse is not None:
-            csr = model.sparse(hidden, token_ids, packing, ignore_ids)
-            self._sparse.append(SparseVectors(*csr).to("cpu"))
-            self._order += texts
+    ) -> list[int]:
+        """The views of one batch, whose hidden states are `hidden`.
 
-    def result(self, truncated: Tensor) -> M3Embeddings:
+        Returns:
+            The texts of the batch that have a number that is none, in whatever view was asked for
+            or in what they are made of; none of the others is of use then.
+        """
+        model, places = self._model, torch.tensor(texts)
+        # a weight of NaN is not above zero, so the sparse view alone would not show it
+        bad = ~_finite_rows(hidden, packing.cu_seqlens)
+        if self._dense is not None:
+            dense = model.dense(hidden, packing).cpu()
+            self._dense[places] = dense
+            bad |= ~dense.isfinite().all(1)
+        if self._colbert is not None:
+            rows, offsets = gather_rows(self._colbert.cu_seqlens, places)
+            colbert = model.colbert(hidden, packing).cpu()
+            self._colbert.vectors[rows] = colbert
+            bad |= ~_finite_rows(colbert, offsets)
+        if self._sparse is not None:
+            csr = SparseVectors(*model.sparse(hidden, token_ids, packing, ignore_ids)).to("cpu")
+            self._sparse.append(csr)
+            self._order += texts
+            bad |= ~_finite_rows(csr.values[:, None], csr.indptr)
+        return places[bad].tolist()
+
+    def result(self, truncated: Tensor, fingerprint: str) -> M3Embeddings:
         """Everything, in the order of the texts.
 
         Args:
             truncated: (n,) bool, see `M3Embeddings`.
+            fingerprint: the encoder's.
         """
         sparse = None
         if self._sparse:
@@ -100,4 +114,15 @@ class Output:
                 torch.empty(0, dtype=torch.int32),
                 torch.empty(0),
             )
-        return M3Embeddings(self._dense, sparse, self._colbert, truncated)
+        return M3Embeddings(self._dense, sparse, self._colbert, truncated, fingerprint)
+
+
+def _finite_rows(rows: Tensor, offsets: Tensor) -> Tensor:
+    """(n,) bool on the CPU: whether all rows of each text are finite."""
+    finite = rows.isfinite()
+    n = len(offsets) - 1
+    if bool(finite.all()):
+        return torch.ones(n, dtype=torch.bool)
+    of = torch.repeat_interleave(torch.arange(n), offsets.cpu().diff())
+    wrong = torch.zeros(n, dtype=torch.int64).index_add_(0, of, (~finite.cpu().all(1)).long())
+    return wrong == 0

@@ -1,9 +1,7 @@
-"""A checkpoint's files: found or fetched, read, and checked against each other.
+"""A checkpoint: found or fetched, its files read and checked against each other.
 
-A checkpoint is BAAI/bge-m3's set of files: `config.json`; the body as `model.safetensors` or
-`pytorch_model.bin`; the heads as `sparse_linear.pt` and `colbert_linear.pt`, each {"weight",
-"bias"}; the tokenizer's files. Checkpoints are untrusted: nothing is unpickled beyond tensors, no
-remote code runs.
+`layouts.py` says which files these are. Checkpoints are untrusted: nothing is unpickled beyond
+tensors, no remote code runs.
 """
 
 from __future__ import annotations
@@ -11,15 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from m3qdrant.errors import CheckpointError
+from m3qdrant.encode.identity import recalled, remembered, weights_identity
+from m3qdrant.encode.layouts import (
+    ADAPTER,
+    BODY_FILES,
+    COLBERT_HEAD,
+    SENTENCE_TRANSFORMERS,
+    SPARSE_HEAD,
+    TOKENIZER_FILES,
+    Files,
+    find_files,
+    head_files,
+    read_json,
+    shards_of,
+)
+from m3qdrant.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, XLMRobertaModel
@@ -37,18 +53,16 @@ __all__ = [
 BUNDLED = {"m3-tiny": files("m3qdrant") / "data" / "m3-tiny"}
 """Checkpoints that ship inside the package, by name."""
 
-SPARSE_HEAD = "sparse_linear.pt"
-COLBERT_HEAD = "colbert_linear.pt"
-BODY_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
 # the hub repository of BAAI/bge-m3 also holds gigabytes of ONNX: fetch by name
 SMALL_FILES = (
     "config.json",
-    SPARSE_HEAD,
-    COLBERT_HEAD,
+    *head_files(SPARSE_HEAD),
+    *head_files(COLBERT_HEAD),
     *TOKENIZER_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
+    *SENTENCE_TRANSFORMERS,
+    ADAPTER,
 )
 
 _UNSAFE = (
@@ -107,6 +121,7 @@ def locate_checkpoint(name: str | Path, revision: str | None = None) -> Path:
 
     Raises:
         CheckpointError: there is no such directory, and the hub can't give it either.
+        InputError: a revision of what is no repository of the hub.
     """
     return find_checkpoint(name, revision).directory
 
@@ -115,16 +130,28 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Location:
     """As `locate_checkpoint`, with how it was found."""
     if not str(name):
         raise CheckpointError("the model's name is empty; the bundled one is m3-tiny")
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise InputError(f"revision is {revision!r}: give a branch, a tag or a commit")
     if isinstance(name, str) and name in BUNDLED:  # "./m3-tiny" is a folder of the user's
+        _refuse_revision(revision, f"{name} is bundled with this package")
         return Location(Path(str(BUNDLED[name])), bundled=name)
     path = Path(name).expanduser()
     if path.is_dir():
+        _refuse_revision(revision, f"{name} is a directory")
         return Location(path)
     # "org/model" may be a hub id; what looks like a path is not asked of the hub
     looks_so = str(name).startswith((".", "/", "~", "\\")) or len(path.parts) > 2
     if isinstance(name, Path) or path.exists() or looks_so:
         raise CheckpointError(f"{name}: no such directory")
     return _fetch(str(name), revision)
+
+
+def _refuse_revision(revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise InputError(
+            f"revision is {revision!r}, but {what}, and only a repository of the hub has "
+            "revisions: leave it out"
+        )
 
 
 def _fetch(repo_id: str, revision: str | None) -> Location:
@@ -134,9 +161,14 @@ def _fetch(repo_id: str, revision: str | None) -> Location:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
 
     try:
-        directory = download(*SMALL_FILES, BODY_FILES[0])
-        if not (directory / BODY_FILES[0]).exists():
-            directory = download(BODY_FILES[1])
+        directory = download(*SMALL_FILES, *BODY_FILES[:2])
+        if not any((directory / name).exists() for name in BODY_FILES[:2]):
+            directory = download(*BODY_FILES[2:])
+        body = next((path for name in BODY_FILES if (path := directory / name).exists()), None)
+        if body is not None and body.suffix == ".json":
+            directory = download(*(path.name for path in shards_of(body)))
+    except CheckpointError:
+        raise
     except Exception as error:  # the hub's library passes on whatever its HTTP client raises
         raise CheckpointError(
             f"{repo_id}: not a directory here, and the model hub can't give it: "
@@ -171,14 +203,15 @@ class Checkpoint:
         body: in the dtype asked for.
         sparse_head: "weight" (1, hidden) and "bias" (1,), in the file's dtype.
         colbert_head: "weight" (colbert_dim, hidden) and "bias" (colbert_dim,), likewise.
-        fingerprint: 16 hex digits that tell this checkpoint from others, whatever its path and
-            dtype.
+        identity: of weights and settings, see identity.py.
+        former_identity: 16 hex digits: what earlier versions called it, by its heads alone.
     """
 
     body: XLMRobertaModel
     sparse_head: dict[str, Tensor]
     colbert_head: dict[str, Tensor]
-    fingerprint: str
+    identity: str
+    former_identity: str
 
 
 def read_checkpoint(directory: Path, dtype: torch.dtype) -> Checkpoint:
@@ -187,23 +220,33 @@ def read_checkpoint(directory: Path, dtype: torch.dtype) -> Checkpoint:
     Raises:
         CheckpointError: names the file that is missing, damaged, misshapen or of another model.
     """
-    config = _read_config(directory)
+    found = find_files(directory)
+    config = _read_config(found.config)
     hidden = int(config["hidden_size"])
-    sparse = _read_head(directory / SPARSE_HEAD, hidden, 1)
-    colbert = _read_head(directory / COLBERT_HEAD, hidden, None)
-    body = _read_body(directory, dtype)
-    fingerprint = _fingerprint(config, {SPARSE_HEAD: sparse, COLBERT_HEAD: colbert})
-    return Checkpoint(body, sparse, colbert, fingerprint)
+    sparse = _read_head(found.sparse_head, hidden, 1)
+    colbert = _read_head(found.colbert_head, hidden, None)
+    # an identity is of the numbers as float16, which bfloat16 rounds away
+    known = recalled(found.all, "model") is not None
+    exact = dtype if known or dtype is not torch.bfloat16 else torch.float32
+    body = _read_body(directory, found, exact)
+
+    def identity() -> str:
+        tensors = {f"body.{name}": tensor for name, tensor in body.named_parameters()}
+        for head, parts in ((SPARSE_HEAD, sparse), (COLBERT_HEAD, colbert)):
+            tensors |= {f"{head}.{part}": tensor for part, tensor in parts.items()}
+        return weights_identity(body.config, tensors, found.body)
+
+    return Checkpoint(
+        body,
+        sparse,
+        colbert,
+        remembered(found.all, "model", identity),
+        _former_identity(config, {"sparse_linear.pt": sparse, "colbert_linear.pt": colbert}),
+    )
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; a BGE-M3 checkpoint has one") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: can't be read as JSON: {error}") from error
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != "xlm-roberta":
         raise CheckpointError(
@@ -214,22 +257,31 @@ def _read_config(directory: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path}: {key} is {config.get(key)!r}, not a positive whole number"
             )
-    if not any((directory / name).exists() for name in TOKENIZER_FILES):
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         raise CheckpointError(
-            f"{directory / TOKENIZER_FILES[0]}: missing, and {TOKENIZER_FILES[1]} too"
+            f"{path}: the weights are quantized ({method or 'quantization_config'}); they can't "
+            "be read here: get the model in float16 or float32 (dtype=torch.float16 halves its "
+            "memory)"
         )
+    # what our own walk over the layers doesn't do
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise CheckpointError(
+            f"{path}: position_embedding_type is {config['position_embedding_type']!r}, but "
+            "BGE-M3's positions are 'absolute'"
+        )
+    if config.get("is_decoder"):
+        raise CheckpointError(f"{path}: is_decoder is true, but BGE-M3's body is an encoder")
     return dict(config)
 
 
 def _read_head(path: Path, hidden: int, rows: int | None) -> dict[str, Tensor]:
     """One head: weight (rows, hidden), bias (rows,); `rows` None leaves the width free."""
     try:
-        head = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: missing; without it the head would be random (a BGE-M3 checkpoint has "
-            f"{SPARSE_HEAD} and {COLBERT_HEAD})"
-        ) from error
+        if path.suffix == ".safetensors":
+            head: Any = load_file(path)
+        else:
+            head = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises to run the pickle
         raise CheckpointError(f"{path}: {_UNSAFE}") from error
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -253,13 +305,11 @@ def _read_head(path: Path, hidden: int, rows: int | None) -> dict[str, Tensor]:
     return head
 
 
-def _read_body(directory: Path, dtype: torch.dtype) -> XLMRobertaModel:
+def _read_body(directory: Path, found: Files, dtype: torch.dtype) -> XLMRobertaModel:
     from transformers import XLMRobertaModel
     from transformers.utils import logging
 
-    path = next((directory / name for name in BODY_FILES if (directory / name).exists()), None)
-    if path is None:
-        raise CheckpointError(f"{directory / BODY_FILES[0]}: missing, and {BODY_FILES[1]} too")
+    path = found.body
     quiet = logging.get_verbosity(), logging.is_progress_bar_enabled()
     try:  # its report of unused heads would only alarm: what is missing is checked below
         logging.set_verbosity_error()
@@ -270,9 +320,10 @@ def _read_body(directory: Path, dtype: torch.dtype) -> XLMRobertaModel:
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
-            use_safetensors=path.suffix == ".safetensors",
+            use_safetensors=found.shards[0].suffix == ".safetensors",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report then, and refused below
+            **_renaming(found),
         )
     except pickle.UnpicklingError as error:  # torch's own message advises to run the pickle
         raise CheckpointError(f"{path}: {_UNSAFE}") from error
@@ -296,12 +347,34 @@ def _read_body(directory: Path, dtype: torch.dtype) -> XLMRobertaModel:
     return body
 
 
-def _fingerprint(config: dict[str, Any], heads: dict[str, dict[str, Tensor]]) -> str:
-    """A digest of the shape of the body and of the heads' weights, read as float32.
+_OWN_PREFIXES = ("", "roberta.")
+"""What transformers itself takes off the names of a body's tensors."""
 
-    The heads are trained with the body, so they tell two checkpoints apart at a fraction of its
-    size.
-    """
+
+def _renaming(found: Files) -> dict[str, Any]:
+    """Options by which names such as "model.embeddings..." lose what stands before."""
+    first = "embeddings.word_embeddings.weight"
+    for path in found.shards:
+        for name in _names_in(path):
+            prefix = name.removesuffix(first)
+            if prefix != name and prefix not in _OWN_PREFIXES:
+                return {"key_mapping": {f"^{re.escape(prefix)}": ""}}
+    return {}
+
+
+def _names_in(path: Path) -> list[str]:
+    """The names of a file's tensors; none where it can't be read, which shows later."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return list(file.keys())
+        return list(torch.load(path, map_location="meta", weights_only=True, mmap=True))
+    except Exception:  # torch and safetensors raise many kinds for a damaged file
+        return []
+
+
+def _former_identity(config: Mapping[str, Any], heads: Mapping[str, dict[str, Tensor]]) -> str:
+    """What earlier versions took for the model's identity: the body's shape and the heads."""
     keys = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
     digest = hashlib.sha256(json.dumps({key: config.get(key) for key in keys}).encode())
     for name in sorted(heads):

@@ -239,12 +239,15 @@ class M3Embeddings:
         sparse: lexical weights of the n texts.
         colbert: ColBERT vectors of the n texts; a text of T token ids has T - 1 (CLS is left out).
         truncated: (n,) bool, True where the text was longer than max_length and was cut.
+        fingerprint: of the encoder that they come from; None where that isn't known. A store takes
+            no embeddings of another model than its collection's.
     """
 
     dense: Tensor | None = None
     sparse: SparseVectors | None = None
     colbert: TokenVectors | None = None
     truncated: Tensor | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(view) for name, view in self._views().items()}
@@ -274,6 +277,7 @@ class M3Embeddings:
             sparse=mapped(self.sparse),
             colbert=mapped(self.colbert),
             truncated=mapped(self.truncated),
+            fingerprint=self.fingerprint,
         )
 
     def __len__(self) -> int:
@@ -303,7 +307,11 @@ class M3Embeddings:
 
     @classmethod
     def concat(cls, parts: Sequence[M3Embeddings]) -> M3Embeddings:
-        """The texts of all `parts`, one after another; every part must hold the same views."""
+        """The texts of all `parts`, one after another.
+
+        Raises:
+            InputError: they don't hold the same views, or come from different models.
+        """
         parts = list(parts)
         if not parts:
             raise InputError("nothing to concatenate: parts is empty")
@@ -314,6 +322,11 @@ class M3Embeddings:
                     f"part {position} does not hold the same views as part 0: {names}"
                 )
 
+        models = {part.fingerprint for part in parts}
+        if len(models - {None}) > 1:
+            found = ", ".join(sorted(filter(None, models)))
+            raise InputError(f"the parts come from different models (fingerprints {found})")
+
         def joined(views: list[_V | None], join: Callable[[list[_V]], _V]) -> _V | None:
             return join(there) if (there := [view for view in views if view is not None]) else None
 
@@ -322,6 +335,7 @@ class M3Embeddings:
             sparse=joined([part.sparse for part in parts], SparseVectors.concat),
             colbert=joined([part.colbert for part in parts], TokenVectors.concat),
             truncated=joined([part.truncated for part in parts], torch.cat),
+            fingerprint=parts[0].fingerprint if len(models) == 1 else None,
         )
 
     def to(self, device: torch.device | str) -> M3Embeddings:
@@ -359,9 +373,12 @@ class M3Embeddings:
                 tensors |= {f"{name}.{field}": tensor for field, tensor in vars(view).items()}
         # clone: a slice shares storage with its source, which safetensors refuses to write
         tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+        metadata = {"format": _FORMAT, "n": str(len(self))}
+        if self.fingerprint is not None:
+            metadata["fingerprint"] = self.fingerprint
         with replacing(Path(path)) as partial:
             try:
-                save_file(tensors, partial, metadata={"format": _FORMAT, "n": str(len(self))})
+                save_file(tensors, partial, metadata=metadata)
             except SafetensorError as error:
                 raise OSError(f"{path}: can't write embeddings: {error}") from error
 
@@ -374,7 +391,8 @@ class M3Embeddings:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get("format")
+                metadata = file.metadata() or {}
+                found = metadata.get("format")
                 if found != _FORMAT:
                     raise InputError(
                         f"{path}: not embeddings saved by m3qdrant (format {json.dumps(found)}, "
@@ -398,6 +416,7 @@ class M3Embeddings:
                 sparse=SparseVectors(**sparse) if sparse else None,
                 colbert=TokenVectors(**colbert) if colbert else None,
                 truncated=tensors.get("truncated"),
+                fingerprint=metadata.get("fingerprint"),
             )
         except TypeError as error:
             raise InputError(f"{path}: tensors are missing or unknown: {error}") from error

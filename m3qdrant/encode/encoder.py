@@ -1,15 +1,15 @@
 """M3Encoder: texts in, M3Embeddings out.
 
-Texts are tokenised together, sorted by length and cut into batches by a token budget; each batch
-is packed (no padding in the linear layers), and the results are written to their places in the
-original order. What else is in a batch does not change a text's result.
+Texts are tokenised together, save for those that are far longer than what is kept of them
+(`prefix.py`), sorted by length and cut into batches by a token budget; each batch is packed (no
+padding in the linear layers), and the results are written to their places in the original order.
+What else is in a batch does not change a text's result.
 """
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from m3qdrant.encode.arguments import (
+    as_device,
+    as_dtype,
+    as_length,
+    as_texts,
+    check_switches,
+    check_token_budget,
+)
 from m3qdrant.encode.batching import Output, batches
 from m3qdrant.encode.checkpoint import Location, find_checkpoint, load_tokenizer
 from m3qdrant.encode.embeddings import M3Embeddings
+from m3qdrant.encode.forking import Turn, settle
+from m3qdrant.encode.identity import combined, tokenizer_identity
 from m3qdrant.encode.network import M3Model, Packing
+from m3qdrant.encode.prefix import PrefixTokenizer
 from m3qdrant.encode.protocol import TruncationWarning
 from m3qdrant.errors import CheckpointError, EncodeError, InputError
 from m3qdrant.progress import progress_bar
@@ -32,16 +43,19 @@ if TYPE_CHECKING:
 __all__ = ["M3Encoder"]
 
 # Padded tokens a batch. On a CPU a batch should stay in cache; on a GPU it should fill the card.
-_TOKEN_BUDGET = {"cpu": 4_096, "cuda": 65_536}
+# An Apple GPU shares the machine's memory, and has far fewer cores than a card.
+_TOKEN_BUDGET = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
-_LOADED = ("model", "tokenizer", "_lock", "_ignore_ids", "_location")
+_LOADED = ("model", "tokenizer", "_lock", "_ignore_ids", "_location", "_prefixes", "_fingerprint")
 """What an encoder has from its checkpoint, and so isn't pickled."""
 
 
 class M3Encoder:
     """Computes BGE-M3's three views of texts. Make one with `from_pretrained`.
 
-    Safe to call from several threads; the calls run one after another.
+    Safe to call from several threads; the calls run one after another. In a forked process it
+    runs on one thread of the CPU; where a thread of the parent was encoding at that moment, it
+    refuses.
 
     It can be pickled, for a process that is spawned, and copied. What is written are its settings
     and where its checkpoint lies; the new one loads that anew, from whatever working directory,
@@ -56,6 +70,8 @@ class M3Encoder:
         token_budget: padded tokens a batch; lower it when memory runs out.
     """
 
+    _token_budget: int
+
     def __init__(
         self, model: M3Model, tokenizer: PreTrainedTokenizerFast, name: str, token_budget: int
     ) -> None:
@@ -64,8 +80,10 @@ class M3Encoder:
         self.name = name
         self.token_budget = token_budget
         self._location: Location | None = None  # of a model that was put together in memory
+        self._fingerprint: str | None = None
         # a fast tokenizer keeps its truncation as state, so two threads can't share a call
-        self._lock = threading.Lock()
+        self._lock = Turn()
+        self._prefixes: PrefixTokenizer | None = None
         # <mask> is no member: the reference keeps its weight
         self._ignore_ids = tuple(
             int(token)
@@ -82,34 +100,35 @@ class M3Encoder:
         cls,
         name: str | Path,
         revision: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        device: str | int | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
     ) -> Self:
         """Load a checkpoint.
 
         Args:
             name: "BAAI/bge-m3" or another hub id, "m3-tiny" (bundled), or a checkpoint directory.
-            revision: branch, tag or commit of the hub repository.
-            device: CUDA where there is one, else the CPU.
-            dtype: float16 on CUDA, float32 elsewhere.
+            revision: branch, tag or commit of the hub repository; nothing else has one.
+            device: "cpu", "cuda", "cuda:1" or its number, "mps", ...; by default CUDA where there
+                is one, else the CPU.
+            dtype: float16, bfloat16 or float32, as a torch dtype or its name; by default
+                float16 on CUDA, float32 elsewhere.
 
         Raises:
             CheckpointError: names the file that is missing or does not fit.
-            InputError: there is no such device, or `dtype` is none.
+            InputError: there is no such device, `dtype` is none of these, or a revision is asked
+                of a directory or of a bundled checkpoint.
         """
         if not isinstance(name, str | Path):
             raise InputError(f"a model's name is a string or a path, not {type(name).__name__}")
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InputError(f"dtype is {dtype!r}: give a torch dtype such as torch.float16")
-        target = _device(device)
-        if dtype is None:
-            dtype = torch.float16 if target.type == "cuda" else torch.float32
-        return cls._load(find_checkpoint(name, revision), str(name), target, dtype)
+        target = as_device(device)
+        kind = as_dtype(dtype, target)
+        return cls._load(find_checkpoint(name, revision), str(name), target, kind)
 
     @classmethod
     def _load(
         cls, location: Location, name: str, device: torch.device, dtype: torch.dtype
     ) -> Self:
+        settle(device)
         model = M3Model.load(location.directory, dtype)
         tokenizer = load_tokenizer(
             location.directory, vocab_size=model.body.config.vocab_size, pad_id=model.pad_id
@@ -117,6 +136,9 @@ class M3Encoder:
         budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cuda"])
         encoder = cls(model.to(device), tokenizer, name, budget)
         encoder._location = location.resolved()
+        encoder._fingerprint = combined(
+            model.fingerprint, tokenizer_identity(location.directory, tokenizer)
+        )
         return encoder
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,8 +169,33 @@ class M3Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that tell this checkpoint from others, whatever its path and dtype."""
-        return self.model.fingerprint
+        """The model's identity: 32 hex digits of everything that shapes a vector, which are all
+        weights, the settings and the tokenizer; whatever the path, the format and the dtype.
+
+        It is that of the checkpoint as it was loaded.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = combined(
+                self.model.fingerprint, tokenizer_identity(None, self.tokenizer)
+            )
+        return self._fingerprint
+
+    @property
+    def former_fingerprint(self) -> str:
+        """What earlier versions wrote as the fingerprint: 16 hex digits of the heads alone.
+
+        A store compares a collection that has it with what this model computes, and adopts it.
+        """
+        return self.model.former_fingerprint
+
+    @property
+    def token_budget(self) -> int:
+        """Padded tokens a batch."""
+        return self._token_budget
+
+    @token_budget.setter
+    def token_budget(self, budget: int) -> None:
+        self._token_budget = check_token_budget(budget)
 
     @property
     def device(self) -> torch.device:
@@ -182,7 +229,8 @@ class M3Encoder:
         weight. Literal special tokens in a text ("</s>") become those tokens, as in the reference.
 
         Args:
-            texts: any number of them, none included; a single string counts as one text.
+            texts: any number of them, none included, as a list, a one-dimensional array, a
+                column or any iterable in an order; a single string counts as one text.
             max_length: tokens a text is cut to, specials included; the checkpoint's own limit
                 holds where it is lower (see `max_length`).
             dense: compute the dense vectors.
@@ -195,32 +243,32 @@ class M3Encoder:
             dtype. `truncated` says which texts were cut.
 
         Raises:
-            InputError: an item is no string, or can't be encoded as UTF-8; max_length is below 2.
-            EncodeError: the model pass failed (out of memory).
+            InputError: `texts` is no sequence of texts, such as a mapping, a table or a file; an
+                item is no string, or can't be encoded as UTF-8; max_length is below 2.
+            EncodeError: the model pass failed: out of memory; numbers that are no numbers (float16
+                overflowed), names the text; or this process was forked and can't do it.
 
         Warns:
             TruncationWarning: once a call, with the number of texts that were cut.
         """
-        texts = _check_texts(texts)
+        items = as_texts(texts)
+        check_switches(dense=dense, sparse=sparse, colbert=colbert, progress=progress)
         if not (dense or sparse or colbert):
             raise InputError("nothing to compute: set at least one of dense, sparse, colbert")
-        if not isinstance(max_length, int) or max_length < 2:
-            raise InputError(
-                f"max_length is {max_length!r}: it must be a whole number from 2, for CLS and EOS"
-            )
-        limit = min(max_length, self.max_length)
+        limit = min(as_length(max_length), self.max_length)
+        settle(self.device)
         with self._lock, self._memory_errors():
-            token_ids, truncated = self._tokenize(texts, limit)
+            token_ids, truncated = self._tokenize(items, limit)
             lengths = [len(ids) for ids in token_ids]
-            output = Output(self.model, lengths, dense, sparse, colbert)
-            self._run(token_ids, output, progress)
+            output = Output(self.model, lengths, bool(dense), bool(sparse), bool(colbert))
+            self._run(items, token_ids, output, bool(progress))
         if cut := int(truncated.sum()):
             warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than {limit} tokens and were cut",
+                f"{cut} of {len(items)} texts are longer than {limit} tokens and were cut",
                 TruncationWarning,
                 stacklevel=2,
             )
-        return output.result(truncated)
+        return output.result(truncated, self.fingerprint)
 
     # named for the intent: BGE-M3 encodes queries and documents alike, without an instruction
     encode_queries = encode
@@ -241,27 +289,62 @@ class M3Encoder:
         """Token ids of each text, CLS and EOS included, and which texts were cut at `limit`."""
         if not texts:
             return [], torch.zeros(0, dtype=torch.bool)
+        if self._prefixes is None:
+            self._prefixes = PrefixTokenizer(self.tokenizer.backend_tokenizer)
+        body = limit - 2  # beside CLS and EOS
+        long = [i for i, text in enumerate(texts) if self._prefixes.is_long(text, body)]
+        short = list(texts)
+        for i in long:
+            short[i] = ""
         batch = self.tokenizer(
-            texts, truncation=True, max_length=limit, padding=False, return_attention_mask=False
+            short, truncation=True, max_length=limit, padding=False, return_attention_mask=False
         )
+        ids: list[list[int]] = batch["input_ids"]
         truncated = [bool(encoding.overflowing) for encoding in batch.encodings or ()]
-        return batch["input_ids"], torch.tensor(truncated)
+        if long:
+            self.tokenizer.backend_tokenizer.no_truncation()
+        for i in long:
+            first, truncated[i] = self._prefixes.first(texts[i], body)
+            cls_id, eos_id = ids[i]
+            ids[i] = [cls_id, *first, eos_id]
+        return ids, torch.tensor(truncated)
 
-    def _run(self, token_ids: list[list[int]], output: Output, progress: bool) -> None:
+    def _run(
+        self, texts: list[str], token_ids: list[list[int]], output: Output, progress: bool
+    ) -> None:
         """All texts through the model, batch by batch, into `output`."""
         model, device = self.model, self.device
         lengths = [len(ids) for ids in token_ids]
         done = 0
         with progress_bar("encoding", sum(lengths), progress, unit="tokens") as advance:
-            for texts in batches(lengths, self.token_budget):
-                ids = [token_ids[text] for text in texts]
+            for batch in batches(lengths, self.token_budget):
+                ids = [token_ids[text] for text in batch]
                 positions = [place for row in ids for place in model.position_ids(row)]
                 flat = torch.tensor([token for row in ids for token in row], device=device)
                 packing = Packing.of([len(row) for row in ids], device)
                 hidden = model(flat, torch.tensor(positions, device=device), packing)
-                output.write(texts, hidden, flat, packing, self._ignore_ids)
+                if bad := output.write(batch, hidden, flat, packing, self._ignore_ids):
+                    raise self._not_finite(texts, bad)
                 done += len(flat)
                 advance(done)
+
+    def _not_finite(self, texts: list[str], bad: list[int]) -> EncodeError:
+        """That these texts have no embeddings; nobody is handed NaN."""
+        first = min(bad)
+        others = f" (and {len(bad) - 1} more of its batch)" if len(bad) > 1 else ""
+        if self.dtype is torch.float16:
+            remedy = (
+                "float16 overflowed: load the encoder with dtype=torch.float32, or torch.bfloat16"
+            )
+        else:
+            remedy = (
+                f"the checkpoint gives no numbers even in {str(self.dtype)[6:]}: its training "
+                "failed, or its files are damaged"
+            )
+        return EncodeError(
+            f"text {first}{others} has NaN or infinity in its embeddings: {remedy}. It begins "
+            f"{texts[first][:60]!r}"
+        )
 
     @contextmanager
     def _memory_errors(self) -> Iterator[None]:
@@ -288,7 +371,7 @@ def _load_again(
     fingerprint: str,
 ) -> M3Encoder:
     """The encoder that was pickled or copied, but for its settings."""
-    target = _device(device)
+    target = as_device(device)
     location = location.again()
     encoder = cls._load(location, str(location.directory), target, dtype)
     if encoder.fingerprint != fingerprint:
@@ -298,37 +381,3 @@ def _load_again(
             "with M3Encoder.from_pretrained"
         )
     return encoder
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best there is."""
-    cuda = torch.cuda.is_available()
-    try:
-        target = torch.device(device or ("cuda" if cuda else "cpu"))
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device is {device!r}: give 'cpu', 'cuda' or 'cuda:1'") from error
-    if target.type == "cuda" and (not cuda or (target.index or 0) >= torch.cuda.device_count()):
-        raise InputError(
-            f"device {device} is not there; CUDA devices: {torch.cuda.device_count()}"
-        )
-    return target
-
-
-def _check_texts(texts: str | Sequence[str]) -> list[str]:
-    """`texts` as a list of strings that can be tokenised."""
-    if not isinstance(texts, Iterable):
-        raise InputError(f"texts must be a string or strings, not {type(texts).__name__}")
-    items = [texts] if isinstance(texts, str) else list(texts)
-    for position, text in enumerate(items):
-        if not isinstance(text, str):
-            raise InputError(
-                f"text {position} is {type(text).__name__}, not a string: {text!r:.80}"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text {position} can't be encoded as UTF-8 ({error.reason} at character "
-                f"{error.start}): repair it, e.g. text.encode('utf-8', 'replace').decode()"
-            ) from error
-    return items

@@ -64,8 +64,9 @@ class M3Model(nn.Module):
         dim: width of the hidden states and of the dense vector.
         colbert_dim: width of a ColBERT vector (`dim` in BAAI/bge-m3).
         max_length: the longest text in tokens, specials included, that the position table allows.
-        fingerprint: 16 hex digits that tell this checkpoint from others, whatever its path and
-            dtype.
+        fingerprint: 32 hex digits of all weights and settings, whatever files and dtype they come
+            in; that of an encoder covers its tokenizer too.
+        former_fingerprint: 16 hex digits: what earlier versions called it, by its heads alone.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class M3Model(nn.Module):
         sparse_head: nn.Linear,
         colbert_head: nn.Linear,
         fingerprint: str,
+        former_fingerprint: str,
     ) -> None:
         super().__init__()
         self.body = body
@@ -85,6 +87,7 @@ class M3Model(nn.Module):
         self.pad_id = int(body.config.pad_token_id)
         self.max_length = int(body.config.max_position_embeddings) - self.pad_id - 1
         self.fingerprint = fingerprint
+        self.former_fingerprint = former_fingerprint
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype) -> M3Model:
@@ -96,7 +99,7 @@ class M3Model(nn.Module):
         """
         read = read_checkpoint(directory, dtype)
         heads = _linear(read.sparse_head), _linear(read.colbert_head)
-        model = cls(read.body, *heads, read.fingerprint)
+        model = cls(read.body, *heads, read.identity, read.former_identity)
         return model.to(dtype).eval().requires_grad_(False)
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from m3qdrant import M3Embeddings, M3Encoder, SparseVectors, TruncationWarning
@@ -498,3 +501,67 @@ def test_the_encoder_loads_no_qdrant() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+# -- numbers that are none
+
+
+def overflowing(checkpoint: Path, directory: Path) -> Path:
+    """A body whose feed-forward layers go beyond float16, and stay within float32."""
+    copied = Path(shutil.copytree(checkpoint, directory / "overflowing"))
+    path = copied / "model.safetensors"
+    wide = ("intermediate.dense.weight", "output.dense.weight")
+    tensors = {k: v * 300 if k.endswith(wide) else v for k, v in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return copied
+
+
+@pytest.mark.parametrize("wanted", range(1, 8))
+def test_overflow_of_float16_is_an_error_in_every_view(
+    checkpoint: Path, tmp_path: Path, wanted: int
+) -> None:
+    options = {view: bool(wanted >> bit & 1) for bit, view in enumerate(VIEWS)}
+    half = M3Encoder.from_pretrained(overflowing(checkpoint, tmp_path), dtype=torch.float16)
+    with pytest.raises(EncodeError, match=r"float16 overflowed: .*torch\.float32") as caught:
+        half.encode(["hello world", "another"], **options)
+    assert re.match(r"text [01] .* has NaN or infinity", str(caught.value))
+
+
+def test_what_overflows_in_float16_is_fine_in_the_others(checkpoint: Path, tmp_path: Path) -> None:
+    directory = overflowing(checkpoint, tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        emb = M3Encoder.from_pretrained(directory, dtype=dtype).encode("hello world")
+        for name, tensor in tensors(emb).items():
+            assert bool(tensor.isfinite().all()), name
+
+
+@pytest.mark.parametrize("head", ["sparse_head", "colbert_head"])
+def test_a_head_that_overflows(encoder: M3Encoder, head: str) -> None:
+    model = copy.deepcopy(encoder.model)
+    getattr(model, head).weight.fill_(torch.finfo(torch.float32).max)
+    getattr(model, head).bias.fill_(torch.finfo(torch.float32).max)
+    damaged = M3Encoder(model, encoder.tokenizer, "damaged", 64)
+    with pytest.raises(EncodeError, match=r"NaN or infinity.*training failed"):
+        damaged.encode("hello world")
+
+
+@pytest.mark.parametrize("token_budget", [1, 10**6])
+def test_the_text_is_named_by_its_position_and_its_beginning(
+    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch, token_budget: int
+) -> None:
+    """One text gives NaN, in company and alone; its neighbours are not blamed."""
+    texts = ["short", "the one that is wrong " * 9, "", "another"]
+    forward = M3Model.forward
+
+    def damaged(self: M3Model, token_ids: Tensor, positions: Tensor, packing: Any) -> Tensor:
+        hidden = forward(self, token_ids, positions, packing)
+        sizes = packing.cu_seqlens.diff()
+        if int(sizes.max()) > 20:
+            hidden[int(packing.cu_seqlens[int(sizes.argmax())]) + 3, 5] = math.nan
+        return hidden
+
+    monkeypatch.setattr(M3Model, "forward", damaged)
+    small = with_budget(encoder, token_budget)
+    with pytest.raises(EncodeError, match=r"^text 1 has NaN .*begins 'the one that is wrong"):
+        small.encode(texts)
+    assert len(small.encode(["fine", "fine too"])) == 2
