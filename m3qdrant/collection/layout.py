@@ -24,17 +24,28 @@ class ModelId:
     Attributes:
         name: what it was loaded as, e.g. "BAAI/bge-m3".
         fingerprint: `M3Encoder.fingerprint`; decides whether two are the same.
+        former: what earlier versions called the model (see adoption.py). Of an encoder, what they
+            would have called it; of a collection, what its documents call it, once the collection
+            was adopted.
     """
 
     name: str
     fingerprint: str
+    former: str | None = None
 
     @classmethod
     def of(cls, info: models.CollectionInfo) -> ModelId | None:
         """A collection's own; None where it doesn't say."""
         ours = _metadata(info)
         model, fingerprint = ours.get("model"), ours.get("fingerprint")
-        return cls(str(model), str(fingerprint)) if model and fingerprint else None
+        former = ours.get("former")
+        if not model or not fingerprint:
+            return None
+        return cls(str(model), str(fingerprint), str(former) if former else None)
+
+    def is_former(self, encoder: ModelId) -> bool:
+        """Whether this, a collection's, may be an encoder's by what it was called before."""
+        return self.fingerprint == encoder.former != encoder.fingerprint
 
 
 def _metadata(info: models.CollectionInfo) -> Mapping[str, Any]:
@@ -188,10 +199,16 @@ class Layout:
             for what, found, expected in pairs
             if found != expected
         ]
-        if self.model and wanted.model and self.model.fingerprint != wanted.model.fingerprint:
+        model, encoder = self.model, wanted.model
+        if (
+            model
+            and encoder
+            and model.fingerprint != encoder.fingerprint
+            and not model.is_former(encoder)  # which is looked into, see adoption.py
+        ):
             lines.append(
-                f"the vectors come from {self.model.name} (fingerprint {self.model.fingerprint}), "
-                f"the encoder is {wanted.model.name} ({wanted.model.fingerprint})"
+                f"the vectors come from {model.name} (fingerprint {model.fingerprint}), the "
+                f"encoder is {encoder.name} ({encoder.fingerprint})"
             )
         return lines
 

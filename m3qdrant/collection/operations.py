@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qdrant_client import models
 
-from m3qdrant.collection import calls, versions
+from m3qdrant.collection import adoption, calls, versions
 from m3qdrant.collection.calls import Steps
 from m3qdrant.collection.capabilities import Capabilities, Engine
 from m3qdrant.collection.documents import Document, point_id
@@ -23,10 +23,12 @@ from m3qdrant.collection.layout import Index, Layout, ModelId
 from m3qdrant.collection.schema import ColbertDatatype, M3Schema
 from m3qdrant.collection.search import Search
 from m3qdrant.errors import (
+    AccessDeniedError,
     CollectionExistsError,
     CollectionNotFoundError,
     InputError,
     SchemaMismatchError,
+    UnsupportedError,
 )
 
 if TYPE_CHECKING:
@@ -188,6 +190,62 @@ class Collection:
         self.layout = layout
         yield from self._make_indexes(layout.indexes())
         return layout
+
+    @property
+    def is_former(self) -> bool:
+        """Whether it names its model as earlier versions did, so that nobody knows it yet."""
+        model = self.layout.model if self.layout is not None else None
+        return model is not None and self._model is not None and model.is_former(self._model)
+
+    def sample(self) -> Steps[adoption.Sample]:
+        """Of a collection that `is_former`: what shows whether its model is the encoder's."""
+        assert self.layout is not None
+        assert self.layout.model is not None
+        return (yield from adoption.sample(self.name, self.layout.model))
+
+    def adopt(self, sample: adoption.Sample, differing: int) -> Steps[str]:
+        """Take the collection's model for the encoder's, and write that down; what to say of it.
+
+        Args:
+            sample: of it.
+            differing: how many documents of the sample the encoder gives other vectors.
+
+        Raises:
+            SchemaMismatchError: it is another model, or there is nothing to tell it by.
+        """
+        layout, encoder = self.layout, self._model
+        assert layout is not None
+        assert layout.model is not None
+        assert encoder is not None
+        old = layout.model
+        n = len(sample.texts)
+        if differing or (not n and sample.documents):
+            why = (
+                f"{differing} of {n} documents that were encoded again have other vectors than "
+                f"those stored: {encoder.name} is not the model that they come from, though their "
+                "heads are the same"
+                if n
+                else "none of its documents holds a text to compare their models by"
+            )
+            raise SchemaMismatchError(
+                f"{self} was made by an earlier version, which knew a model by its heads alone "
+                f"(fingerprint {old.fingerprint}), and {why}: open it with the model that it was "
+                "made with (in bfloat16, where it was made so), or store the documents anew in "
+                "another collection",
+                [why],
+            )
+        try:
+            adopted = yield from adoption.adopt(self.name, old, encoder)
+            written = "its metadata say so now"
+        except (UnsupportedError, AccessDeniedError) as error:  # opened for reading
+            adopted = ModelId(old.name, encoder.fingerprint, old.fingerprint)
+            written = f"it can't be written down here, so it is compared at each opening ({error})"
+        self.layout = replace(layout, model=adopted)
+        seen = f"{n} documents, encoded again, have the vectors stored" if n else "it is empty"
+        return (
+            f"{self} was made by an earlier version, which knew a model by its heads alone: "
+            f"{seen}, so its model is taken for {encoder.name} ({encoder.fingerprint}); {written}"
+        )
 
     def _make_indexes(self, indexes: Iterable[Index]) -> Steps[None]:
         if not self.capabilities.indexes:

@@ -22,7 +22,7 @@ from typing import Any
 from m3qdrant.collection.documents import Document
 from m3qdrant.names import OURS, TEXT
 
-__all__ = ["Provenance"]
+__all__ = ["Provenance", "digest"]
 
 _DIGEST_BYTES = 16
 
@@ -55,7 +55,7 @@ class Provenance:
         payload = json.dumps(
             document.payload, sort_keys=True, ensure_ascii=False, separators=(",", ":")
         )
-        return cls(document.id, _digest(f"{options}\0{document.text}"), _digest(payload), model)
+        return cls(document.id, digest(options, document.text), _digest(payload), model)
 
     @classmethod
     def read(cls, payload: Mapping[str, Any] | None) -> Provenance | None:
@@ -66,13 +66,26 @@ class Provenance:
         except TypeError:
             return None
 
-    def same_vectors(self, other: Provenance) -> bool:
-        """Whether both lead to the same vectors."""
-        return self.model is not None and (self.text, self.model) == (other.text, other.model)
+    def same_vectors(self, other: Provenance, former: str | None = None) -> bool:
+        """Whether both lead to the same vectors.
+
+        Args:
+            other: what a point says.
+            former: what our model was called when the collection was made; None where that is no
+                other name (see adoption.py).
+        """
+        if self.model is None or other.model is None or self.text != other.text:
+            return False
+        return other.model in (self.model, former)
 
     def payload_of(self, document: Document) -> dict[str, Any]:
         """The whole payload of the document's point."""
         return {**document.payload, TEXT: document.text, OURS: vars(self).copy()}
+
+
+def digest(options: str, text: str) -> str:
+    """Of a text and the options that shape its vectors."""
+    return _digest(f"{options}\0{text}")
 
 
 def _digest(text: str) -> str:

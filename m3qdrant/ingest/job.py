@@ -78,10 +78,12 @@ class Ingest:
         self._collection = collection
         self._encoder = encoder
         self._embeddings = embeddings
+        model = collection.layout.model if collection.layout is not None else None
         self._recipe = Recipe(
             max_length,
             long_documents,
             encoder.fingerprint if encoder is not None and embeddings is None else None,
+            model.former if model is not None else None,
         )
         self._optimize = optimize
         self._under_way: set[str] = set()

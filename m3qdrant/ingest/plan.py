@@ -36,11 +36,13 @@ class Recipe:
         max_length: tokens a text is cut to.
         long_documents: what to do with more ColBERT vectors than Qdrant takes.
         model: the encoder's fingerprint; None where embeddings are brought along.
+        former: what the documents of an adopted collection call the model; None of another.
     """
 
     max_length: int
     long_documents: LongDocuments
     model: str | None
+    former: str | None = None
 
     def __post_init__(self) -> None:
         check_long_documents(self.long_documents)
@@ -101,7 +103,7 @@ def compare(
     for document, position, id in zip(chunk.documents, chunk.positions, ids, strict=True):
         new = recipe.provenance(document)
         old = stored.get(id) if id not in under_way else None
-        if old is not None and new.same_vectors(old):
+        if old is not None and new.same_vectors(old, recipe.former):
             if new.payload == old.payload:
                 report.unchanged += 1
             else:

@@ -10,6 +10,7 @@ sync_store.py is made of this file by tools/unasync.py: change it here, and run 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -107,9 +108,14 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
 
         Raises:
             CollectionNotFoundError: there is no such collection and `create` is False.
-            SchemaMismatchError: there is one, and it is laid out differently. Says what differs.
+            SchemaMismatchError: there is one, and it is laid out differently, or its vectors come
+                from another model. Says what differs.
             StoreLockedError: another process has the directory open.
             ServerUnavailableError, AccessDeniedError: the server doesn't answer, or refuses.
+
+        Warns:
+            UserWarning: once, where an earlier version made it, and its model was found to be the
+                encoder's by encoding a few documents again.
         """
         self._check_open()
         if self._opened:
@@ -121,6 +127,8 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
                 self._runner = Runner(self.client, str(self._collection), self._retries)
                 try:
                     await self._run(self._collection.open(capabilities_of(self.client)))
+                    if self._collection.is_former:
+                        await self._adopt()
                 except BaseException:
                     await self.close()
                     raise
@@ -193,6 +201,8 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         await self.open()
         if embeddings is None:
             self._need_encoder("documents")
+        else:
+            self._check_model(embeddings)
         job = Ingest(
             self._collection,
             self.encoder,
@@ -348,6 +358,13 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         return await self._search(queries, asked)
 
     # -- inside
+
+    async def _adopt(self) -> None:
+        """Compare a collection that an earlier version made with what the encoder computes."""
+        sample = await self._run(self._collection.sample())
+        differing = await in_thread(self._differing, sample)
+        said = await self._run(self._collection.adopt(sample, differing))
+        warnings.warn(said, UserWarning, stacklevel=3)
 
     async def _search(self, queries: object, search: Search) -> list[list[Hit]]:
         await self.open()

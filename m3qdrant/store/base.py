@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
@@ -14,6 +15,7 @@ from m3qdrant.errors import InputError, StoreClosedError
 from m3qdrant.transport import Retries
 
 if TYPE_CHECKING:  # a store that is only read needs no torch
+    from m3qdrant.collection import Sample
     from m3qdrant.encode import Encoder, M3Embeddings
 
 __all__ = ["StoreBase"]
@@ -60,7 +62,7 @@ class StoreBase(Generic[C]):
             collection,
             transport.describe(location),
             schema=schema,
-            model=ModelId(encoder.name, encoder.fingerprint) if encoder is not None else None,
+            model=None if encoder is None else _model_of(encoder),
             widths=(encoder.dim, encoder.colbert_dim) if encoder is not None else None,
             create=create,
         )
@@ -90,10 +92,53 @@ class StoreBase(Generic[C]):
             )
         return self.encoder
 
+    def _differing(self, sample: Sample) -> int:
+        """How many documents of a sample the encoder gives other vectors than those stored."""
+        from m3qdrant.encode import TruncationWarning
+
+        encoder = self._need_encoder("a comparison")
+        differing = 0
+        coarse = str(getattr(encoder, "dtype", "")) == "torch.bfloat16"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)
+            for length in sorted(set(sample.lengths)):
+                chosen = [i for i, each in enumerate(sample.lengths) if each == length]
+                views = encoder.encode_documents([sample.texts[i] for i in chosen], length)
+                assert views.dense is not None
+                dense = views.dense.float().cpu().numpy()
+                differing += sample.part(chosen).differing(dense, coarse=coarse)
+        return differing
+
+    def _check_model(self, embeddings: object) -> None:
+        """Check that embeddings that were brought along come from the collection's model.
+
+        Raises:
+            InputError: they come from another.
+        """
+        theirs = getattr(embeddings, "fingerprint", None)
+        layout = self._collection.layout
+        ours = layout.model if layout is not None else None
+        if ours is None and self.encoder is not None:
+            ours = _model_of(self.encoder)
+        if theirs is not None and ours is not None and theirs != ours.fingerprint:
+            raise InputError(
+                f"the embeddings come from another model (fingerprint {theirs}) than those of "
+                f"{self._collection}, {ours.name} ({ours.fingerprint}): encode the texts with "
+                "that one (a collection of an earlier version is brought up to date by opening it "
+                "once with its encoder)"
+            )
+
     def _embed_queries(self, queries: object) -> M3Embeddings:
         from m3qdrant.encode import M3Embeddings
 
         checked = check_queries(queries)
         if isinstance(checked, M3Embeddings):
+            self._check_model(checked)
             return checked
         return self._need_encoder("queries").encode_queries(checked)
+
+
+def _model_of(encoder: Encoder) -> ModelId:
+    former = getattr(encoder, "former_fingerprint", None)
+    known = former if isinstance(former, str) and former else None
+    return ModelId(encoder.name, encoder.fingerprint, known)

@@ -7,6 +7,7 @@ Thin: the room `collection` says what is asked of Qdrant, `transport` asks it.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -112,6 +113,8 @@ class M3Store(StoreBase[QdrantBase]):
                 self._runner = Runner(self.client, str(self._collection), self._retries)
                 try:
                     self._run(self._collection.open(capabilities_of(self.client)))
+                    if self._collection.is_former:
+                        self._adopt()
                 except BaseException:
                     self.close()
                     raise
@@ -184,6 +187,8 @@ class M3Store(StoreBase[QdrantBase]):
         self.open()
         if embeddings is None:
             self._need_encoder("documents")
+        else:
+            self._check_model(embeddings)
         job = Ingest(
             self._collection,
             self.encoder,
@@ -339,6 +344,13 @@ class M3Store(StoreBase[QdrantBase]):
         return self._search(queries, asked)
 
     # -- inside
+
+    def _adopt(self) -> None:
+        """Compare a collection that an earlier version made with what the encoder computes."""
+        sample = self._run(self._collection.sample())
+        differing = in_thread(self._differing, sample)
+        said = self._run(self._collection.adopt(sample, differing))
+        warnings.warn(said, UserWarning, stacklevel=3)
 
     def _search(self, queries: object, search: Search) -> list[list[Hit]]:
         self.open()

@@ -215,7 +215,9 @@ def _models(facts: Facts) -> Iterator[Finding]:
     known = [found for r in facts.sample if (found := Provenance.read(r.payload)) is not None]
     older = total - foreign - len(known)
     others = sum(
-        model is not None and found.model is not None and found.model != model.fingerprint
+        model is not None
+        and found.model is not None
+        and found.model not in (model.fingerprint, model.former)
         for found in known
     )
     brought = sum(found.model is None for found in known)
