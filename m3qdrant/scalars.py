@@ -1,16 +1,18 @@
-"""JSON that every Qdrant engine can write and, above all, read back.
+"""What a JSON scalar is: one normaliser for payloads, filters, ids and arguments alike.
 
-The embedded engine takes a payload that nests too deep, writes it to its log, and can't open the
-collection again; JSON itself takes NaN in some hands and not in others. So payloads are checked
-before anything else sees them, wherever they come from.
+Values become what qdrant-client would send for them: pydantic's rules, and numpy's numbers as
+Python's. What they become is checked: the embedded engine takes a payload that nests too deep,
+writes it to its log, and can't open the collection again; JSON itself takes NaN in some hands and
+not in others.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import uuid
-from collections.abc import Mapping
-from datetime import date, datetime
+from collections import deque
+from collections.abc import Generator, Mapping
+from datetime import date
 from enum import Enum
 from typing import Any
 
@@ -19,7 +21,9 @@ import numpy as np
 from m3qdrant.errors import InputError
 from m3qdrant.limits import MAX_NESTING
 
-__all__ = ["check_json", "plain_json"]
+__all__ = ["check_json", "plain_json", "plain_scalar"]
+
+_LISTS = (list, tuple, set, frozenset, deque, Generator, np.ndarray)
 
 
 def check_json(value: Any, what: str) -> Any:
@@ -31,24 +35,51 @@ def check_json(value: Any, what: str) -> Any:
 
 
 def plain_json(value: Any) -> Any:
-    """A copy of `value` as plain JSON.
+    """A copy of `value` as plain JSON: what qdrant-client would send for it.
 
-    Dates, UUIDs, enums, tuples and numpy numbers become what qdrant-client would send for them.
+    Dates, times, durations, UUIDs, decimals, bytes, paths and enums become strings or their
+    values; dataclasses and pydantic models mappings; sets, tuples, arrays and generators lists;
+    keys that are no strings strings.
 
     Raises:
-        InputError: a number that is not finite or beyond 64 bits, a key that is no string, text
+        InputError: a number that is not finite or beyond 64 bits, two keys that become one, text
             that is no UTF-8, more than `MAX_NESTING` levels, a type that JSON lacks.
     """
     return _json(value, "", 0)
 
 
+def plain_scalar(value: Any) -> Any:
+    """`value` as a filter compares it: a string, a number, a boolean, None, or a date.
+
+    As `plain_json`, but that a date or a datetime stays one (numpy's becomes one), and that it
+    may be no number that JSON can hold. What is no scalar is given back as it is.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, np.generic):
+        value = _from_numpy(value)
+    if value is None or isinstance(value, bool | int | float | str | date | Mapping):
+        return value
+    if isinstance(value, _LISTS):
+        return value
+    try:
+        plain = _to_jsonable(value)
+    except ValueError:
+        return value
+    return plain if isinstance(plain, str | int | float) else value
+
+
 def _json(value: Any, path: str, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str):
-        return _text(value.value if isinstance(value, Enum) else value, path)
+    if isinstance(value, Enum):
+        return _json(value.value, path, depth)
     if isinstance(value, np.generic):
-        value = value.item()
+        value = _from_numpy(value)
+        if isinstance(value, bool):
+            return value
+    if isinstance(value, str):
+        return _text(value, path)
     if isinstance(value, int):
         if not -(2**63) <= value < 2**64:
             raise InputError(
@@ -58,24 +89,85 @@ def _json(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InputError(f"{path or 'the value'} is {value}, which JSON lacks: use None")
-        return value
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    if isinstance(value, uuid.UUID):
-        return str(value)
+        return float(value)
+    if isinstance(value, date) and value != value:  # pandas' NaT is a datetime
+        raise InputError(f"{path or 'the value'} is {value}, which JSON lacks: use None")
     if depth == MAX_NESTING:
-        raise InputError(f"nests deeper than {MAX_NESTING} levels: flatten it")
+        if _is_container(value):
+            raise InputError(f"nests deeper than {MAX_NESTING} levels: flatten it")
+        return _leaf(value, path, depth)
     if isinstance(value, Mapping):
-        out = {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"the key {key!r} under {path or 'the top'} is no string")
-            where = f"{path}.{key}" if path else key
-            out[_text(key, where)] = _json(item, where, depth + 1)
-        return out
-    if isinstance(value, (list, tuple, set, frozenset)):
+        return _mapping(value, path, depth)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return _json(value[()], path, depth)
+    if isinstance(value, _LISTS):
         return [_json(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
-    raise InputError(f"{path or 'the value'} is a {type(value).__name__}, which JSON lacks")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return _mapping(fields, path, depth)
+    return _leaf(value, path, depth)
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (Mapping, *_LISTS)) or dataclasses.is_dataclass(value)
+
+
+def _mapping(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        name = key if type(key) is str else _key(key, path)
+        where = f"{path}.{name}" if path else name
+        if name in out:
+            raise InputError(
+                f"the keys under {path or 'the top'} become one, {name!r} (of {key!r} and "
+                "another): rename one"
+            )
+        out[_text(name, where)] = _json(item, where, depth + 1)
+    return out
+
+
+def _key(key: Any, path: str) -> str:
+    if isinstance(key, np.generic):
+        key = _from_numpy(key)
+    try:
+        return str(next(iter(_to_jsonable({key: None}))))
+    except ValueError:
+        raise InputError(
+            f"the key {key!r} under {path or 'the top'} is a {type(key).__name__}, which JSON "
+            "lacks: use a string"
+        ) from None
+
+
+def _leaf(value: Any, path: str, depth: int) -> Any:
+    """What pydantic makes of a value of another type; it may be a container then."""
+    try:
+        plain = _to_jsonable(value)
+    except ValueError as error:
+        reason = "" if "unknown type" in str(error) else f" ({error})"
+        raise InputError(
+            f"{path or 'the value'} is a {type(value).__name__}, which JSON lacks{reason}: use "
+            "its text, or numbers"
+        ) from None
+    return _json(plain, path, depth)
+
+
+def _to_jsonable(value: Any) -> Any:
+    from pydantic_core import to_jsonable_python  # qdrant-client's own encoder
+
+    return to_jsonable_python(value)
+
+
+def _from_numpy(value: np.generic) -> Any:
+    """A numpy scalar as Python's, a time to the microsecond."""
+    if isinstance(value, np.datetime64):
+        if np.isnat(value):
+            return math.nan
+        days = np.datetime_data(value.dtype)[0] in ("Y", "M", "W", "D")
+        return value.astype("datetime64[D]" if days else "datetime64[us]").item()
+    if isinstance(value, np.timedelta64):
+        return math.nan if np.isnat(value) else value.astype("timedelta64[us]").item()
+    item = value.item()
+    return float(value) if isinstance(item, np.generic) else item  # longdouble's stays numpy's
 
 
 def _text(text: str, path: str) -> str:
@@ -87,4 +179,4 @@ def _text(text: str, path: str) -> str:
                 f"{path or 'the value'} holds half of a surrogate pair: "
                 "decode the text with errors='replace'"
             ) from None
-    return text
+    return str(text)

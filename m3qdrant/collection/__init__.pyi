@@ -12,6 +12,7 @@ from .capabilities import SERVER as SERVER
 from .capabilities import Capabilities as Capabilities
 from .capabilities import Engine as Engine
 from .documents import Document as Document
+from .documents import numbered as numbered
 from .filters import as_filter as as_filter
 from .hits import Hit as Hit
 from .layout import Layout as Layout
@@ -21,6 +22,7 @@ from .operations import Collection as Collection
 from .operations import Id as Id
 from .operations import StoreInfo as StoreInfo
 from .operations import as_ids as as_ids
+from .operations import is_one as is_one
 from .provenance import Provenance as Provenance
 from .requests import EmbeddedQuery as EmbeddedQuery
 from .schema import IndexKind as IndexKind

@@ -5,15 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from qdrant_client import models
 
 from m3qdrant.errors import DocumentError, InputError
 from m3qdrant.names import OURS, TEXT
-from m3qdrant.scalars import plain_json
+from m3qdrant.scalars import plain_json, plain_scalar
 
-__all__ = ["Document", "document_id", "point_id"]
+__all__ = ["Document", "document_id", "document_id_of", "numbered", "point_id"]
 
 _NAMESPACE = uuid.UUID("6b6f2e0a-0f6f-5d0e-9a4e-3f0d6d337164")
 
@@ -25,7 +26,7 @@ class Document:
     Attributes:
         id: what names the document; adding the same id again replaces it.
         text: what is encoded and stored.
-        payload: JSON values to filter by and to get back (dates become ISO 8601 strings); its keys
+        payload: JSON values to filter by and to get back (see `scalars.plain_json`); its keys
             must not be "text" or "_m3".
     """
 
@@ -100,16 +101,42 @@ def document_id(point: models.ScoredPoint | models.Record) -> str:
     return id if isinstance(id, str) else str(point.id)
 
 
+def document_id_of(value: object) -> str:
+    """A document's id from what names it: a string, an integer (its digits), or a UUID.
+
+    numpy's and enums' values count as Python's.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    plain = plain_scalar(value)
+    if isinstance(plain, bool) or not isinstance(plain, str | int):
+        remedy = "give a string, an integer or a UUID"
+        if isinstance(plain, float) and plain.is_integer():
+            remedy = f"give {int(plain)}, or its text (tables with gaps make floats of integers)"
+        raise InputError(f"is {type(value).__name__}; {remedy}")
+    if isinstance(plain, str) and not isinstance(value, str | uuid.UUID | Enum):
+        raise InputError(f"is {type(value).__name__}; give its text, {plain!r}")
+    if not str(plain).strip():
+        raise InputError("empty; give an id, or none at all")
+    return str(plain)
+
+
+def numbered(item: object) -> bool:
+    """Whether what a user passed has an integer for its id."""
+    id = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", None)
+    return isinstance(plain_scalar(id), int)
+
+
 def _check_id(id: object, text: str, name: str) -> str:
     if id is None:
         return str(uuid.uuid5(_NAMESPACE, f"text:{text}"))
-    if isinstance(id, bool) or not isinstance(id, str | int | uuid.UUID):
-        kind = type(id).__name__
-        raise DocumentError(name, "id", f"is {kind}; give a string, an integer or a UUID")
-    if not str(id).strip():
-        raise DocumentError(f"{name!r}", "id", "empty; give an id, or none at all")
-    _check_utf8(name, "id", str(id))
-    return str(id)
+    try:
+        checked = document_id_of(id)
+    except InputError as error:
+        raise DocumentError(name if name.strip() else repr(name), "id", str(error)) from None
+    _check_utf8(name, "id", checked)
+    return checked
 
 
 def _check_utf8(name: str, field: str, value: str) -> None:
@@ -127,10 +154,11 @@ def _check_utf8(name: str, field: str, value: str) -> None:
 def _check_payload(name: str, payload: object) -> dict[str, Any]:
     if not isinstance(payload, Mapping):
         raise DocumentError(name, "payload", f"{type(payload).__name__}; give a mapping")
-    for key in (TEXT, OURS):
-        if key in payload:
-            raise DocumentError(name, "payload", f"the key {key!r} is m3qdrant's own; rename it")
     try:
-        return dict(plain_json(payload))
+        checked = dict(plain_json(payload))
     except InputError as error:
         raise DocumentError(name, "payload", str(error)) from error
+    for key in (TEXT, OURS):
+        if key in checked:
+            raise DocumentError(name, "payload", f"the key {key!r} is m3qdrant's own; rename it")
+    return checked

@@ -8,34 +8,52 @@ reads: lang is de, and year at least 2020, and tag one of the two, and draft not
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 from qdrant_client import models
 
+from m3qdrant import jsonpath
+from m3qdrant.collection.documents import document_id_of, point_id
 from m3qdrant.errors import InputError
+from m3qdrant.scalars import plain_json, plain_scalar
 
 __all__ = ["as_filter"]
 
-_RANGE = frozenset({"gt", "gte", "lt", "lte"})
+_RANGE = ("gt", "gte", "lt", "lte")
+_EXACT = 2**53
+"""Up to here every integer is a float too."""
+_ISO_DATE = re.compile(
+    r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:?\d{2})?)?"
+)
 
 
 def as_filter(filter: models.Filter | Mapping[str, Any] | None) -> models.Filter | None:
     """`filter` as a Qdrant filter; Qdrant's own pass through as they are.
 
-    A mapping's conditions all have to hold. Its keys are payload keys ("a.b" reaches into nested
-    ones); its values are
-    - a string, integer or boolean: equal to it (or, where the payload holds a list, contained);
-    - a list or tuple of strings or of integers: equal to one of them;
-    - {"gte": 1, "lt": 5}: in the range, of numbers or of datetimes (`datetime` or ISO 8601
-    strings);
+    A mapping's conditions all have to hold. Its keys are payload keys as they are spelt; one that
+    also reads as a path, such as "a.b" or "a[0]", finds what the path leads to and what the key
+    itself names. (A key of double quotes holds only the key: '"a.b"'.) "id" is the document's id.
+    Its values are
+    - a string, number or boolean: equal to it (or, where the payload holds a list, contained);
+      2020 and 2020.0 are one number, which neither "2020" nor True equals;
+    - a list, tuple or set of such values: equal to one of them;
+    - {"gte": 1, "lt": 5}: in the range, of numbers or of times (`datetime`, `date`, numpy's or
+      ISO 8601 strings with year, month and day; without a zone they are UTC);
     - {"not": x}: none of what x says;
     - None: the key is missing, null or an empty list.
 
     Raises:
         InputError: names the key and what is allowed.
     """
-    if filter is None or isinstance(filter, models.Filter):
+    if filter is None:
+        return None
+    if isinstance(filter, models.Filter):
+        _check_min_should(filter)
         return filter
     if not isinstance(filter, Mapping):
         raise InputError(
@@ -47,48 +65,179 @@ def as_filter(filter: models.Filter | Mapping[str, Any] | None) -> models.Filter
     for key, value in filter.items():
         if not isinstance(key, str) or not key:
             raise InputError(f"filter: {key!r} is no payload key; keys are strings")
-        if isinstance(value, Mapping) and set(value) == {"not"}:
-            must_not.append(_condition(key, value["not"]))
-        else:
-            must.append(_condition(key, value))
+        negated = isinstance(value, Mapping) and set(value) == {"not"}
+        condition = _on(key, value["not"] if negated else value)
+        (must_not if negated else must).append(condition)
     return models.Filter(must=must or None, must_not=must_not or None) if filter else None
 
 
-def _condition(key: str, value: Any) -> models.Condition:
-    if value is None:
-        return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
-    if isinstance(value, str | int):  # bool is an int
-        return models.FieldCondition(key=key, match=models.MatchValue(value=value))
-    if isinstance(value, float):
-        # Qdrant matches no floats for equality, but a closed range is the same
-        return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
-    if isinstance(value, list | tuple):
-        kinds = {type(item) for item in value}
-        if not value or kinds not in ({str}, {int}):
+def _check_min_should(filter: models.Filter) -> None:
+    """Refuse a `min_should` that everything satisfies: with it, `delete` would empty all."""
+    for one in _filters(filter):
+        least = one.min_should
+        if least is not None and least.min_count < 1:
             raise InputError(
-                f"filter: {key}: a list must hold only strings or only integers, and some: "
-                f"{value!r}"
+                f"filter: min_should's min_count is {least.min_count}, which every document "
+                "satisfies: give 1 or more"
             )
-        return models.FieldCondition(key=key, match=models.MatchAny(any=list(value)))
-    if isinstance(value, Mapping) and value and set(value) <= _RANGE:
-        return _range(key, dict(value))
+
+
+def _filters(filter: models.Filter) -> Iterator[models.Filter]:
+    yield filter
+    least = filter.min_should
+    clauses = (filter.must, filter.should, filter.must_not, least and least.conditions)
+    for clause in clauses:
+        for condition in clause if isinstance(clause, list) else [clause]:
+            if isinstance(condition, models.Filter):
+                yield from _filters(condition)
+            elif isinstance(condition, models.NestedCondition):
+                yield from _filters(condition.nested.filter)
+
+
+# -- keys
+
+
+def _on(key: str, value: Any) -> models.Condition:
+    paths = _paths(key)
+    each = [_condition(key, path, value) for path in paths]
+    if key == "id" and (named := _named(value)) is not None:
+        each.append(named)
+    if len(each) == 1:
+        return each[0]
+    if value is None:
+        return models.Filter(must=each)
+    return models.Filter(should=each)
+
+
+def _paths(key: str) -> list[str]:
+    """The paths that a key, as it is spelt, may mean: its own, and what it reads as."""
+    try:
+        steps = jsonpath.parse(key)
+    except InputError:
+        if '"' in key or "\\" in key:
+            raise InputError(
+                f"filter: {key!r} can't be filtered by: Qdrant's paths have no way to write a key "
+                "with double quotes or backslashes; store it under another name"
+            ) from None
+        return [f'"{key}"']
+    return [key] if len(steps) == 1 or '"' in key else [key, f'"{key}"']
+
+
+def _named(value: Any) -> models.Condition | None:
+    """The condition that a document has this id, or one of these."""
+    several = isinstance(value, list | tuple | set | frozenset)
+    try:
+        ids = [document_id_of(id) for id in (value if several else [value])]
+    except InputError:
+        return None
+    return models.HasIdCondition(has_id=[point_id(id) for id in ids])
+
+
+# -- values
+
+
+def _condition(key: str, path: str, value: Any) -> models.Condition:
+    value = plain_scalar(value)
+    if value is None:
+        return models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return _one_of(key, path, list(value))
+    if isinstance(value, Mapping):
+        if value and set(value) <= set(_RANGE):
+            return _range(key, path, dict(value))
+    elif (equal := _equal(key, path, value)) is not None:
+        return equal
     raise InputError(
         f"filter: {key}: can't read {value!r}; give a value, a list of values, a range of "
-        f"{', '.join(sorted(_RANGE))}, or {{'not': ...}}"
+        f"{', '.join(_RANGE)}, or {{'not': ...}}"
     )
 
 
-def _range(key: str, bounds: dict[str, Any]) -> models.FieldCondition:
-    values = list(bounds.values())
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return models.FieldCondition(key=key, range=models.Range(**bounds))
-    if all(isinstance(value, dt.date | str) for value in values):
-        try:
-            return models.FieldCondition(key=key, range=models.DatetimeRange(**bounds))
-        except ValueError as error:
+def _equal(key: str, path: str, value: Any) -> models.FieldCondition | None:
+    if isinstance(value, dt.date):
+        value = plain_json(value)  # the string that a payload holds
+    if isinstance(value, str | bool):
+        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
+    if isinstance(value, int) and abs(value) > _EXACT:
+        if not -(2**63) <= value < 2**63:
+            raise InputError(f"filter: {key}: {value} is beyond 64 bits, and no payload holds it")
+        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
+    if isinstance(value, int | float):
+        # 5 and 5.0 are one number in JSON, which an integer's match would tell apart
+        number = _finite(key, value)
+        return models.FieldCondition(key=path, range=models.Range(gte=number, lte=number))
+    return None
+
+
+def _one_of(key: str, path: str, values: list[Any]) -> models.Condition:
+    if not values:
+        raise InputError(f"filter: {key}: the list is empty; give some values, or leave it out")
+    plain = [plain_scalar(value) for value in values]
+    if all(isinstance(value, str) for value in plain):
+        return models.FieldCondition(key=path, match=models.MatchAny(any=plain))
+    each: list[models.Condition] = []
+    for value in plain:
+        equal = (
+            models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+            if value is None
+            else _equal(key, path, value)
+        )
+        if equal is None:
             raise InputError(
-                f"filter: {key}: {bounds!r} holds something that is no ISO 8601 date"
-            ) from error
+                f"filter: {key}: a list holds strings, numbers, booleans or None, not {value!r}"
+            )
+        each.append(equal)
+    return each[0] if len(each) == 1 else models.Filter(should=each)
+
+
+def _range(key: str, path: str, bounds: dict[str, Any]) -> models.FieldCondition:
+    values = {
+        name: float(value) if isinstance(value, Decimal) else plain_scalar(value)
+        for name, value in bounds.items()
+    }
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values.values()):
+        numbers = {name: _finite(key, value) for name, value in values.items()}
+        return models.FieldCondition(key=path, range=models.Range(**numbers))
+    if all(isinstance(value, dt.date | str) for value in values.values()):
+        times = {name: _time(key, value) for name, value in values.items()}
+        return models.FieldCondition(key=path, range=models.DatetimeRange(**times))
     raise InputError(
         f"filter: {key}: range bounds must be all numbers or all datetimes: {bounds!r}"
     )
+
+
+def _finite(key: str, value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"filter: {key}: {value} is no number that a payload can hold")
+    return number
+
+
+def _time(key: str, time: dt.date | str) -> dt.datetime:
+    """A point in time; without a zone it is in UTC, as the server reads it."""
+    value = _parsed(key, time) if isinstance(time, str) else time
+    if value != value:  # pandas' NaT
+        raise InputError(f"filter: {key}: {value!r} is no time")
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    return value if value.tzinfo is not None else value.replace(tzinfo=dt.timezone.utc)
+
+
+def _parsed(key: str, text: str) -> dt.date:
+    # pydantic would take "2025" for 2025 seconds after 1970
+    if not _ISO_DATE.fullmatch(text.strip()):
+        raise InputError(
+            f"filter: {key}: {text!r} is no ISO 8601 date: give year, month and day, such as "
+            "'2025-01-31' or '2025-01-31T12:00:00Z'"
+        )
+    try:
+        value = models.DatetimeRange.model_validate({"gte": text.strip()}).gte
+    except ValueError as error:
+        raise InputError(f"filter: {key}: {text!r} is no ISO 8601 date") from error
+    assert value is not None
+    return value

@@ -16,7 +16,7 @@ from qdrant_client import models
 from m3qdrant.collection import adoption, calls, versions
 from m3qdrant.collection.calls import Steps
 from m3qdrant.collection.capabilities import Capabilities, Engine
-from m3qdrant.collection.documents import Document, point_id
+from m3qdrant.collection.documents import Document, document_id_of, point_id
 from m3qdrant.collection.filters import as_filter
 from m3qdrant.collection.hits import Hit
 from m3qdrant.collection.layout import Index, Layout, ModelId
@@ -30,11 +30,13 @@ from m3qdrant.errors import (
     SchemaMismatchError,
     UnsupportedError,
 )
+from m3qdrant.rows import values
+from m3qdrant.scalars import plain_scalar
 
 if TYPE_CHECKING:
     from m3qdrant.encode import M3Embeddings
 
-__all__ = ["OPTIMIZE_POINTS", "Collection", "Id", "StoreInfo", "as_ids"]
+__all__ = ["OPTIMIZE_POINTS", "Collection", "Id", "StoreInfo", "as_ids", "is_one"]
 
 Id: TypeAlias = str | int | uuid.UUID
 """What may name a document. `Hit.id` and `Document.id` are its string."""
@@ -277,9 +279,9 @@ class Collection:
             self._need("groups")
         return (yield from searching.search(self.name, self.layout, embeddings, search))
 
-    def get(self, ids: Sequence[Id]) -> Steps[list[Document | None]]:
+    def get(self, ids: Sequence[str]) -> Steps[list[Document | None]]:
         """The documents with these ids, None where there is none."""
-        wanted = [point_id(str(id)) for id in ids]
+        wanted = [point_id(id) for id in ids]
         points: list[models.Record] = []
         if self.layout is not None and wanted:
             points = yield from calls.retrieve(self.name, wanted, with_payload=True)
@@ -331,7 +333,7 @@ class Collection:
         if (ids is None) == (filter is None):
             raise InputError("delete takes either ids or a filter")
         if ids is not None:
-            points: list[models.ExtendedPointId] = [point_id(str(id)) for id in as_ids(ids)]
+            points: list[models.ExtendedPointId] = [point_id(id) for id in as_ids(ids)]
             condition = models.Filter(must=[models.HasIdCondition(has_id=points)])
         else:
             found = as_filter(filter)
@@ -360,14 +362,22 @@ class Collection:
         return (yield from self.optimize()) if waiting >= OPTIMIZE_SHARE * total else False
 
 
-def as_ids(ids: Id | Iterable[Id]) -> list[Id]:
-    """One id or several, as a list.
+def is_one(ids: object) -> bool:
+    """Whether `ids` is one id, and no list of them."""
+    return isinstance(plain_scalar(ids), str | int | float)
+
+
+def as_ids(ids: Any) -> list[str]:
+    """One document id or several, as a list of strings.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither, or one of them is no id.
     """
-    if isinstance(ids, Id):
-        return [ids]
-    if not isinstance(ids, Iterable):
-        raise InputError(f"ids are strings, integers or UUIDs, not {type(ids).__name__}")
-    return list(ids)
+    several = [ids] if is_one(ids) else values(ids, "ids")
+    out = []
+    for i, id in enumerate(several):
+        try:
+            out.append(document_id_of(id))
+        except InputError as error:
+            raise InputError(f"ids: #{i} {error}") from None
+    return out

@@ -12,6 +12,7 @@ from qdrant_client import models
 from m3qdrant.collection.filters import as_filter
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE, MODES, SPARSE, VECTORS, Mode
+from m3qdrant.rows import values
 from m3qdrant.weights import DEFAULT_WEIGHTS, check_weights
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def check_queries(queries: object) -> list[str] | M3Embeddings:
         return queries
     if isinstance(queries, str) or not isinstance(queries, Iterable):
         raise InputError(f"queries are texts or their embeddings, not {type(queries).__name__}")
-    texts = list(queries)
+    texts = values(queries, "queries")
     for i, text in enumerate(texts):
         which = "the query" if len(texts) == 1 else f"query #{i}"
         if not isinstance(text, str):

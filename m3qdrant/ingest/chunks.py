@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from m3qdrant.collection import Document
+from m3qdrant.collection import Document, numbered
 from m3qdrant.errors import DocumentError
 from m3qdrant.ingest.report import IngestReport
 
@@ -56,7 +56,7 @@ class Chunker:
         self._max_documents = max_documents
         self._max_characters = max_characters
         self._seen = seen
-        self._found: dict[str, tuple[Document, int]] = {}
+        self._found: dict[str, tuple[Document, int, bool]] = {}
         self._characters = 0
 
     def push(self, item: object) -> Chunk | None:
@@ -72,9 +72,13 @@ class Chunker:
             return None
         if self._seen is not None:
             self._seen.add(document.point_id)
+        earlier = self._found.get(document.id)
+        if earlier is not None and numbered(item) != earlier[2]:
+            report.failed.append(_two_kinds(document.id, earlier[2]))
+            return None
         # the later one wins, as it would in two chunks
         report.duplicates += self._found.pop(document.id, None) is not None
-        self._found[document.id] = (document, position)
+        self._found[document.id] = (document, position, numbered(item))
         self._characters += len(document.text)
         full = len(self._found) == self._max_documents or self._characters >= self._max_characters
         return self.rest() if full else None
@@ -83,9 +87,19 @@ class Chunker:
         """What has come since the last chunk, if anything."""
         if not self._found:
             return None
-        documents, positions = zip(*self._found.values(), strict=True)
+        documents, positions, _ = zip(*self._found.values(), strict=True)
         self._found, self._characters = {}, 0
         return Chunk(list(documents), list(positions))
+
+
+def _two_kinds(id: str, numbered: bool) -> DocumentError:
+    kinds = ("an integer", "a string") if numbered else ("a string", "an integer")
+    return DocumentError(
+        id,
+        "id",
+        f"was {kinds[0]} before, and is {kinds[1]} now: ids are stored as strings, so that one "
+        "document would replace the other; give ids of one kind",
+    )
 
 
 def read(items: Iterable[Item], chunker: Chunker) -> Iterator[Chunk]:

@@ -7,7 +7,7 @@ does not stop the others: it is left out and stands in the report.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from m3qdrant.ingest.prune import remove_missing
 from m3qdrant.ingest.report import IngestReport
 from m3qdrant.ingest.write import prepare, send
 from m3qdrant.names import LongDocuments
+from m3qdrant.rows import records
 
 __all__ = ["Ingest"]
 
@@ -62,10 +63,11 @@ class Ingest:
             raise InputError(f"embeddings must be M3Embeddings, not {type(embeddings).__name__}")
         if isinstance(documents, str | Mapping | Document):
             documents = [documents]
+        documents, length = records(documents, "documents")
         if not isinstance(documents, iterables):
             raise InputError(f"documents must be an iterable, not {type(documents).__name__}")
-        if isinstance(documents, Sequence):
-            total = len(documents)
+        if length is not None:
+            total = length
         if embeddings is not None and total != len(embeddings):
             raise InputError(
                 f"{'an unknown number of' if total is None else total} documents, but embeddings "

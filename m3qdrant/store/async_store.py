@@ -29,6 +29,7 @@ from m3qdrant.collection import (
     StoreInfo,
     as_filter,
     as_ids,
+    is_one,
     one_query,
 )
 from m3qdrant.ingest import IngestReport, Item
@@ -268,7 +269,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         """The document with this id, or a list for several ids; None where there is none."""
         await self.open()
         found = await self._run(self._collection.get(as_ids(ids)))
-        return found[0] if isinstance(ids, Id) else found
+        return found[0] if is_one(ids) else found
 
     async def documents(
         self, filter: models.Filter | Mapping[str, Any] | None = None

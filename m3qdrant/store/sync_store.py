@@ -26,6 +26,7 @@ from m3qdrant.collection import (
     StoreInfo,
     as_filter,
     as_ids,
+    is_one,
     one_query,
 )
 from m3qdrant.ingest import IngestReport, Item
@@ -254,7 +255,7 @@ class M3Store(StoreBase[QdrantBase]):
         """The document with this id, or a list for several ids; None where there is none."""
         self.open()
         found = self._run(self._collection.get(as_ids(ids)))
-        return found[0] if isinstance(ids, Id) else found
+        return found[0] if is_one(ids) else found
 
     def documents(
         self, filter: models.Filter | Mapping[str, Any] | None = None

@@ -69,10 +69,10 @@ def test_point_ids_are_valid_and_differ(id: str) -> None:
         ({"id": True, "text": "x"}, "True", "id", "bool"),
         ({"id": "a", "text": "x", "payload": [1]}, "a", "payload", "mapping"),
         (
-            {"id": "a", "text": "x", "payload": {1: 2}},
+            {"id": "a", "text": "x", "payload": {1: 2, "1": 3}},
             "a",
             "payload",
-            "key 1 under the top is no string",
+            "the keys under the top become one, '1'",
         ),
         ({"id": "a", "text": "x", "payload": {"text": "y"}}, "a", "payload", "rename"),
         ({"id": "a", "text": "x", "_m3": "y"}, "a", "payload", "rename"),

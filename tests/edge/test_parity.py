@@ -6,7 +6,9 @@ equal score may change places.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -298,3 +300,30 @@ def test_unnamed_vector(tmp_path: Any) -> None:
         read = embedded.retrieve(NAME, [1, 2], with_vectors=True)
         assert read[0].vector == pytest.approx(PLAIN)
         assert read[1].vector == [1.0] * 5
+
+
+@pytest.mark.parametrize("digits", [3, 15, 16, 17])
+def test_floats_equal_themselves(tmp_path: Path, digits: int) -> None:
+    """The engine reads one in nine floats of 17 digits as its neighbour."""
+    rng = random.Random(digits)
+    numbers = [float(f"{rng.random() * 10 ** rng.randint(-9, 9):.{digits}g}") for _ in range(400)]
+    with QdrantEdge(tmp_path / "floats") as client:
+        client.create_collection("c", models.VectorParams(size=1, distance=models.Distance.DOT))
+        client.upsert(
+            "c",
+            [
+                models.PointStruct(id=i, vector=[1.0], payload={"x": number})
+                for i, number in enumerate(numbers)
+            ],
+        )
+
+        def found(**bounds: float) -> set[int]:
+            inside = models.FieldCondition(key="x", range=models.Range(**bounds))
+            answer, _ = client.scroll("c", models.Filter(must=[inside]), limit=1000)
+            return {int(point.id) for point in answer}
+
+        for i, number in enumerate(numbers):
+            same = {j for j, other in enumerate(numbers) if other == number}
+            assert i in found(gte=number, lte=number) <= same
+            assert not same & found(gt=number)
+            assert not same & found(lt=number)

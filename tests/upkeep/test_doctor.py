@@ -374,7 +374,7 @@ def test_copies_in_a_cluster(
 
 def test_a_migration_that_was_cut_off(copy: Path) -> None:
     with QdrantEdge(copy) as client:
-        client.update_collection("docs", {MIGRATION: {"source": "/there", "next": "x"}})
+        client.update_collection("docs", metadata={MIGRATION: {"source": "/there", "next": "x"}})
     only(examine(copy), "error", "a migration from /there was cut off", "migrate again")
 
 

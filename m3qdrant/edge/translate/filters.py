@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,17 @@ def _filter(filter: Any, depth: int) -> edge.Filter:
         must_not=_conditions(filter.must_not, depth),
         min_should=None
         if least is None
-        else edge.MinShould(_conditions(least.conditions, depth) or [], least.min_count),
+        else edge.MinShould(_conditions(least.conditions, depth) or [], _min_count(least)),
     )
+
+
+def _min_count(least: models.MinShould) -> int:
+    if least.min_count < 1:  # of 0 every point would satisfy it, and a delete empty the collection
+        raise InputError(
+            f"min_count value {least.min_count} is invalid. Must be 1 or larger: give the number "
+            "of conditions that have to hold"
+        )
+    return least.min_count
 
 
 def _conditions(conditions: Any, depth: int) -> list[Any] | None:
@@ -151,24 +162,67 @@ def _match(match: Any) -> Any:
     value = getattr(match, field)
     if isinstance(value, bool):
         value = _Truth(value)
+    else:
+        _check_integers([value])
     return getattr(edge, name)(value)
+
+
+def _check_integers(values: Sequence[Any]) -> None:
+    for value in values:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InputError(
+                f"a match with {value}, which is beyond 64 bits with a sign: no payload that can "
+                "be matched holds it"
+            )
 
 
 def _values(values: Sequence[Any]) -> list[Any]:
     each = list(values)
+    _check_integers(each)
     if any(isinstance(v, str) for v in each) and not all(isinstance(v, str) for v in each):
         raise InputError("a match of any or except takes strings or integers, not both")
     return each
 
 
-def _range(range: Any) -> edge.RangeFloat | edge.RangeDateTime:
-    bounds = {k: getattr(range, k) for k in ("gte", "gt", "lte", "lt")}
-    if isinstance(range, models.DatetimeRange):
+def _range(asked: Any) -> edge.RangeFloat | edge.RangeDateTime:
+    bounds = {k: getattr(asked, k) for k in ("gte", "gt", "lte", "lt")}
+    if isinstance(asked, models.DatetimeRange):
         return edge.RangeDateTime(**{k: time(v) for k, v in bounds.items() if v is not None})
     for bound in bounds.values():
         if bound is not None and not np.isfinite(bound):
             raise InputError(f"a range can't end at {bound}: leave the bound out")
-    return edge.RangeFloat(**bounds)
+    return edge.RangeFloat(
+        gte=_nudged(bounds["gte"], -math.inf),
+        gt=_nudged(bounds["gt"], math.inf),
+        lte=_nudged(bounds["lte"], math.inf),
+        lt=_nudged(bounds["lt"], -math.inf),
+    )
+
+
+_MISREAD_ULPS = 2
+"""How far off the engine reads a number of a payload at most, in units in the last place."""
+
+
+def _nudged(bound: float | None, towards: float) -> float | None:
+    """A bound that says of its own value what the range says, however the engine reads it.
+
+    The engine keeps payloads as JSON and reads one in nine numbers of 17 digits up to two units
+    in the last place off. So what is stored that near to such a bound counts as its own value.
+    """
+    if bound is None or _read_exactly(bound):
+        return bound
+    for _ in range(_MISREAD_ULPS):
+        bound = math.nextafter(bound, towards)
+    return bound
+
+
+def _read_exactly(number: float) -> bool:
+    """Whether the engine's JSON reader gives back this very number.
+
+    It multiplies the digits, as a float, with a power of ten: both are exact up to 2^53 and 10^22.
+    """
+    _, digits, exponent = Decimal(repr(float(number))).as_tuple()
+    return abs(int(exponent)) <= 22 and int("".join(map(str, digits))) < 2**53
 
 
 def time(value: str | datetime | date) -> str:
