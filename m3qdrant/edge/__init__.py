@@ -15,8 +15,10 @@ Nothing here knows of BGE-M3. From the bottom up, each importing only from those
     groups        hits by the value of a payload field
     updates       what each method that changes points means, as data
     reading, writing
-                  the two halves of the class: what reads points, and what changes them
-    client        the class: opening and closing, collections, snapshots, payload indexes
+                  two parts of the class: what reads points, and what changes them
+    configuring, aliasing
+                  two more: a collection's configuration and indexes, and its other names
+    client        the class: opening and closing, collections, snapshots
     worker/       a process that runs the engine, and its handle in this one
     async_client  the asynchronous class: the same methods, run in that process
 """

@@ -249,8 +249,11 @@ def _handed_over(name: str, method: Callable[..., Any]) -> Any:
     return call
 
 
+_OWN = {*vars(AsyncQdrantEdge), "migrate"}
+"""What is written out above, and what can't be done in another process: its other client stays."""
+
 for _name, _method in inspect.getmembers(QdrantEdge, inspect.isfunction):
-    if _name[0] != "_" and _name not in vars(AsyncQdrantEdge) and not is_missing(_method):
+    if _name[0] != "_" and _name not in _OWN and not is_missing(_method):
         setattr(AsyncQdrantEdge, _name, _handed_over(_name, _method))
 
 add_missing(AsyncQdrantEdge, AsyncQdrantClient)

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
-from qdrant_client.conversions import common_types as types
+from qdrant_client.client_base import QdrantBase
+from qdrant_client.migrate.migrate import migrate
 
 from m3qdrant.edge.absent import add_missing, refuse_attribute
-from m3qdrant.edge.arguments import accept, at_least
+from m3qdrant.edge.aliasing import Aliasing, not_found
+from m3qdrant.edge.arguments import accept
+from m3qdrant.edge.configuring import Configuring, read_settings
 from m3qdrant.edge.disk import configuration, leftovers, snapshots
 from m3qdrant.edge.disk import directory as places
 from m3qdrant.edge.disk.lock import DirectoryLock
@@ -31,24 +33,19 @@ from m3qdrant.edge.shard import (
     create_shard,
     engine_errors,
 )
-from m3qdrant.edge.translate import answers
-from m3qdrant.edge.translate.payload_indexes import index_schema
 from m3qdrant.edge.writing import Writing
 from m3qdrant.errors import (
     CollectionExistsError,
-    CollectionNotFoundError,
     EngineError,
-    InputError,
     StoreClosedError,
     StoreDamagedError,
     UnsupportedError,
 )
-from m3qdrant.scalars import check_json
 
 __all__ = ["QdrantEdge"]
 
 
-class QdrantEdge(Reading, Writing):
+class QdrantEdge(Reading, Writing, Configuring, Aliasing):
     """Qdrant's own engine in this process, with qdrant-client's methods and models.
 
         with QdrantEdge("data") as client:
@@ -176,52 +173,65 @@ class QdrantEdge(Reading, Writing):
     ) -> bool:
         """Create an empty collection; either all of it exists afterwards, or none.
 
-        Settings of a cluster or of a shared server (shards, replicas, strict mode) have no meaning
-        here and are not kept.
+        Settings of a cluster or of a shared server (shards, replicas, strict mode) have no effect
+        here; they are kept, so that `migrate` brings them to a server. A collection without
+        vectors holds payloads.
 
         Raises:
             CollectionExistsError: a collection of this name exists.
-            InputError: a name that no server takes, or no vectors at all.
+            InputError: a name, or a setting, that no server takes; the name is an alias.
         """
         accept("create_collection", kwargs, timeout=timeout)
-        at_least("shard_number", shard_number)
-        at_least("replication_factor", replication_factor)
-        at_least("write_consistency_factor", write_consistency_factor)
         self._check_writable("create", collection_name)
-        directory = self._directory(collection_name)
-        if not vectors_config and not sparse_vectors_config:
-            raise InputError(
-                "a collection needs vectors: pass vectors_config= or sparse_vectors_config="
-            )
-        settings = {
-            "vectors": vectors_config,
-            "sparse_vectors": sparse_vectors_config,
-            "on_disk_payload": on_disk_payload,
-            "hnsw_config": hnsw_config,
-            "optimizers_config": optimizers_config,
-            "quantization_config": quantization_config,
-            "metadata": None if metadata is None else check_json(metadata, "metadata"),
-            "payload": payload,
-            "id_tracker": id_tracker,
-        }
-        try:
-            config = models.CreateCollection(
-                **{k: v for k, v in settings.items() if v is not None}
-            )
-        except ValueError as error:
-            raise InputError(f"the configuration of {collection_name!r}: {error}") from error
+        directory = self._own_directory(collection_name)
+        config = self._settings(
+            collection_name,
+            vectors_config,
+            sparse_vectors_config,
+            shard_number,
+            sharding_method,
+            replication_factor,
+            write_consistency_factor,
+            on_disk_payload,
+            hnsw_config,
+            optimizers_config,
+            wal_config,
+            quantization_config,
+            strict_mode_config,
+            metadata,
+            payload,
+            id_tracker,
+        )
+        self._create(collection_name, directory, config)
+        return True
+
+    @staticmethod
+    def _settings(
+        name: str, vectors: Any, sparse_vectors: Any, *others: Any
+    ) -> models.CreateCollection:
+        config: models.CreateCollection = read_settings(
+            models.CreateCollection,
+            name,
+            {
+                "vectors": vectors or None,
+                "sparse_vectors": sparse_vectors or None,
+                **dict(zip(_OTHER_SETTINGS, others, strict=True)),
+            },
+        )
+        return config
+
+    def _create(self, name: str, directory: Path, config: models.CreateCollection) -> None:
         with self._lock:
             self._check_usable()  # it may have been closed while this waited
-            self._refuse_existing(collection_name, directory)
-            with engine_errors("create", collection_name):
+            self._refuse_existing(name, directory)
+            with engine_errors("create", name), self._taking(name):
                 try:
                     with places.making(directory) as temporary:
                         create_shard(temporary, config)
                         configuration.write(temporary, config)
                 except FileExistsError:
-                    self._refuse_existing(collection_name, directory)
+                    self._refuse_existing(name, directory)
                     raise
-        return True
 
     def _refuse_existing(self, name: str, directory: Path) -> None:
         if (directory / places.CONFIGURATION).exists():
@@ -236,9 +246,9 @@ class QdrantEdge(Reading, Writing):
             )
 
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
-        """Whether the collection exists; it isn't opened."""
+        """Whether the collection, or the alias, exists; it isn't opened."""
         accept("collection_exists", kwargs)
-        return (self._directory(collection_name) / places.CONFIGURATION).is_file()
+        return places.is_collection(self._directory(collection_name))
 
     def get_collections(self, **kwargs: Any) -> models.CollectionsResponse:
         """The collections' names, sorted; none is opened."""
@@ -249,76 +259,26 @@ class QdrantEdge(Reading, Writing):
             collections=[models.CollectionDescription(name=name) for name in names]
         )
 
-    def get_collection(self, collection_name: str, **kwargs: Any) -> models.CollectionInfo:
-        """A collection's configuration, metadata, payload indexes and counts."""
-        accept("get_collection", kwargs)
-        shard = self._shard(collection_name)
-        with shard.use("inspect") as engine:
-            return answers.collection_info(shard.config, engine.info())
-
-    def update_collection(
-        self,
-        collection_name: str,
-        optimizers_config: models.OptimizersConfigDiff | None = None,
-        collection_params: models.CollectionParamsDiff | None = None,
-        vectors_config: Mapping[str, models.VectorParamsDiff] | None = None,
-        hnsw_config: models.HnswConfigDiff | None = None,
-        quantization_config: models.QuantizationConfigDiff | None = None,
-        timeout: int | None = None,
-        sparse_vectors_config: Mapping[str, models.SparseVectorParams] | None = None,
-        strict_mode_config: models.StrictModeConfig | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> bool:
-        """Merge `metadata` into the collection's; a value of None removes the key.
-
-        Raises:
-            UnsupportedError: any other change; make a new collection and copy the points.
-        """
-        self._check_writable("update", collection_name)
-        accept("update_collection", kwargs, timeout=timeout)
-        settings = {
-            "optimizers_config": optimizers_config,
-            "collection_params": collection_params,
-            "vectors_config": vectors_config,
-            "hnsw_config": hnsw_config,
-            "quantization_config": quantization_config,
-            "sparse_vectors_config": sparse_vectors_config,
-            "strict_mode_config": strict_mode_config,
-        }
-        changes = [name for name, value in settings.items() if value is not None]
-        if changes:
-            raise UnsupportedError(
-                f"update_collection can't change {', '.join(changes)} of an existing collection "
-                "of the embedded engine: create another one and copy the points with scroll and "
-                "upsert"
-            )
-        shard = self._shard(collection_name)
-        with shard.use("update"):
-            if metadata is not None:
-                new = check_json(metadata, "metadata")
-                merged = {**(shard.config.metadata or {}), **new}
-                kept = {key: value for key, value in merged.items() if value is not None}
-                shard.replace_config(shard.config.model_copy(update={"metadata": kept}))
-        return True
-
     def delete_collection(
         self,
         collection_name: str,
         timeout: int | None = None,
         **kwargs: Any,
     ) -> bool:
-        """Delete a collection and its files. False where there is none."""
+        """Delete a collection, its files and its aliases. False where there is none.
+
+        An alias is no collection: it stays, and so does what it stands for.
+        """
         accept(
             "delete_collection",
             kwargs,
             timeout=timeout,
         )
         self._check_writable("delete", collection_name)
-        directory = self._directory(collection_name)
+        directory = self._own_directory(collection_name)
         with self._lock:
             self._check_usable()
-            if not (directory / places.CONFIGURATION).exists():
+            if not places.is_collection(directory):
                 return False
             shard = self._shards.pop(collection_name, None)
             if shard is not None:
@@ -329,6 +289,7 @@ class QdrantEdge(Reading, Writing):
                     places.remove(directory)
             finally:
                 lock.release()
+            self._drop_aliases(collection_name)
         return True
 
     def recreate_collection(
@@ -352,32 +313,54 @@ class QdrantEdge(Reading, Writing):
         id_tracker: Any = None,
         **kwargs: Any,
     ) -> bool:
-        """`delete_collection`, then `create_collection` with the other arguments."""
+        """`delete_collection`, then `create_collection` with the other arguments.
+
+        The arguments are checked before anything is deleted.
+        """
         accept("recreate_collection", kwargs, timeout=timeout)
-        self.delete_collection(collection_name, timeout)
-        return self.create_collection(
+        self._check_writable("create", collection_name)
+        directory = self._own_directory(collection_name)
+        config = self._settings(
             collection_name,
             vectors_config,
-            sparse_vectors_config=sparse_vectors_config,
-            shard_number=shard_number,
-            sharding_method=sharding_method,
-            replication_factor=replication_factor,
-            write_consistency_factor=write_consistency_factor,
-            on_disk_payload=on_disk_payload,
-            hnsw_config=hnsw_config,
-            optimizers_config=optimizers_config,
-            wal_config=wal_config,
-            quantization_config=quantization_config,
-            timeout=timeout,
-            strict_mode_config=strict_mode_config,
-            metadata=metadata,
-            payload=payload,
-            id_tracker=id_tracker,
+            sparse_vectors_config,
+            shard_number,
+            sharding_method,
+            replication_factor,
+            write_consistency_factor,
+            on_disk_payload,
+            hnsw_config,
+            optimizers_config,
+            wal_config,
+            quantization_config,
+            strict_mode_config,
+            metadata,
+            payload,
+            id_tracker,
         )
+        self.delete_collection(collection_name, timeout)
+        self._create(collection_name, directory, config)
+        return True
+
+    def migrate(
+        self,
+        dest_client: QdrantBase,
+        collection_names: list[str] | None = None,
+        batch_size: int = 100,
+        recreate_on_collision: bool = False,
+    ) -> None:
+        """Copy collections to another client's place, with their settings and payload indexes.
+
+        Raises:
+            ValueError: the other place has one of them, and `recreate_on_collision` isn't set.
+        """
+        migrate(self, dest_client, collection_names, recreate_on_collision, batch_size)
 
     def info(self) -> models.VersionInfo:
-        """The engine's name and version."""
-        return models.VersionInfo(title="qdrant-edge", version=version("qdrant-edge-py"))
+        """The engine's version, under the title that a server gives."""
+        return models.VersionInfo(
+            title="qdrant - vector search engine", version=version("qdrant-edge-py")
+        )
 
     def optimize(self, collection_name: str) -> bool:
         """Build the indexes and merge segments, now; returns whether there was anything to do.
@@ -425,15 +408,14 @@ class QdrantEdge(Reading, Writing):
         self._check_writable("take a snapshot of", collection_name)
         shard = self._shard(collection_name)
         with shard.at_rest("take a snapshot of") as record:
-            return snapshots.create(self.path, collection_name, shard.directory, record)
+            return snapshots.create(self.path, shard.directory.name, shard.directory, record)
 
     def list_snapshots(
         self, collection_name: str, **kwargs: Any
     ) -> list[models.SnapshotDescription]:
         """The collection's snapshots, the oldest first; they outlive the collection."""
         accept("list_snapshots", kwargs)
-        self._directory(collection_name)
-        return snapshots.find(self.path, collection_name)
+        return snapshots.find(self.path, self._directory(collection_name).name)
 
     def delete_snapshot(
         self,
@@ -445,8 +427,8 @@ class QdrantEdge(Reading, Writing):
         """Delete a snapshot. False where there is none of that name."""
         accept("delete_snapshot", kwargs)
         self._check_writable("delete a snapshot of", collection_name)
-        self._directory(collection_name)
-        return snapshots.delete(self.path, collection_name, snapshot_name)
+        name = self._directory(collection_name).name
+        return snapshots.delete(self.path, name, snapshot_name)
 
     def recover_snapshot(
         self,
@@ -479,6 +461,7 @@ class QdrantEdge(Reading, Writing):
         accept("recover_snapshot", kwargs)
         self._check_writable("recover", collection_name)
         directory = self._directory(collection_name)
+        collection_name = directory.name
         source = snapshots.checked_source(location, checksum)
         with (
             engine_errors("recover", collection_name),
@@ -504,58 +487,6 @@ class QdrantEdge(Reading, Writing):
         stack.callback(DirectoryLock(directory).release)
         stack.enter_context(places.replace(directory))
 
-    # payload indexes
-
-    def create_payload_index(
-        self,
-        collection_name: str,
-        field_name: str,
-        field_schema: Any = None,
-        field_type: Any = None,
-        wait: bool = True,
-        ordering: types.WriteOrdering | None = None,
-        timeout: int | None = None,
-        **kwargs: Any,
-    ) -> models.UpdateResult:
-        """Index a payload field, in a way of your choice; see `auto_index` for what needs none."""
-        accept(
-            "create_payload_index",
-            kwargs,
-            ordering=ordering,
-            timeout=timeout,
-        )
-        self._check_writable("index", collection_name)
-        schema = field_schema if field_schema is not None else field_type
-        if schema is None:
-            raise InputError("pass field_schema=, such as models.PayloadSchemaType.KEYWORD")
-        self._shard(collection_name).write(
-            "index",
-            lambda: edge.UpdateOperation.create_field_index(field_name, index_schema(schema)),
-        )
-        return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
-
-    def delete_payload_index(
-        self,
-        collection_name: str,
-        field_name: str,
-        wait: bool = True,
-        ordering: types.WriteOrdering | None = None,
-        timeout: int | None = None,
-        **kwargs: Any,
-    ) -> models.UpdateResult:
-        """Drop a payload field's index; the payloads stay."""
-        accept(
-            "delete_payload_index",
-            kwargs,
-            ordering=ordering,
-            timeout=timeout,
-        )
-        self._check_writable("drop an index of", collection_name)
-        self._shard(collection_name).write(
-            "drop an index of", lambda: edge.UpdateOperation.delete_field_index(field_name)
-        )
-        return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
-
     # inside
 
     def _check_usable(self) -> None:
@@ -570,24 +501,31 @@ class QdrantEdge(Reading, Writing):
                 "opened for reading; open it without read_only"
             )
 
-    def _directory(self, collection_name: str) -> Path:
+    def _own_directory(self, collection_name: str) -> Path:
+        """Where a collection of this name lies, or would; an alias is no name here."""
         self._check_usable()
         return self.path / places.check_name(collection_name)
 
+    def _directory(self, collection_name: str) -> Path:
+        """Where the collection lies, or the one that the alias stands for."""
+        return self._own_directory(self._meant(places.check_name(collection_name)))
+
     def _shard(self, collection_name: str) -> Shard:
         """The open collection; opened now, if this is its first use."""
-        directory = self._directory(collection_name)
+        places.check_name(collection_name)
         with self._lock:
             self._check_usable()
+            # names, first, of which no alias is one; nobody but this client deletes an open one
             shard = self._shards.get(collection_name)
+            if shard is not None:
+                return shard
+            directory = self._directory(collection_name)
+            shard = self._shards.get(directory.name)
             if shard is None:
                 if not directory.exists():
-                    names = ", ".join(map(repr, places.collection_names(self.path))) or "none"
-                    raise CollectionNotFoundError(
-                        f"Collection {collection_name} not found: Collection "
-                        f"`{collection_name}` doesn't exist! {self.path} has {names}"
-                    )
-                shard = self._shards[collection_name] = Shard(directory, read_only=self.read_only)
+                    raise not_found(collection_name, self.path)
+                shard = Shard(directory, read_only=self.read_only)
+                self._shards[directory.name] = shard
             return shard
 
     def _indexer(self, shard: Shard) -> Indexer:
@@ -597,6 +535,23 @@ class QdrantEdge(Reading, Writing):
             indexer = self._indexers[shard] = Indexer(shard, for_filters=self.auto_index)
         return indexer
 
+
+_OTHER_SETTINGS = (
+    "shard_number",
+    "sharding_method",
+    "replication_factor",
+    "write_consistency_factor",
+    "on_disk_payload",
+    "hnsw_config",
+    "optimizers_config",
+    "wal_config",
+    "quantization_config",
+    "strict_mode_config",
+    "metadata",
+    "payload",
+    "id_tracker",
+)
+"""Those of `create_collection` beside the vectors, in their order."""
 
 add_missing(QdrantEdge, QdrantClient)
 refusing_as_a_server(QdrantEdge)

@@ -123,9 +123,9 @@ def as_response(
     return error
 
 
-def invalid(words: str) -> errors.M3QdrantError:
-    """The refusal of a value that is out of its range: 422."""
-    return as_response(errors.InputError(words), 422)
+def invalid(words: str, status_code: int = 422) -> errors.M3QdrantError:
+    """The refusal of a value that is out of its range, or of a wish for another reason."""
+    return as_response(errors.InputError(words), status_code)
 
 
 _C = TypeVar("_C", bound=type)

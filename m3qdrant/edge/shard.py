@@ -13,8 +13,9 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import qdrant_edge as edge
 from qdrant_client import models
@@ -23,8 +24,9 @@ from m3qdrant.edge.disk import closed, configuration, leftovers, space
 from m3qdrant.edge.disk.copies import Copy
 from m3qdrant.edge.disk.directory import SHARD
 from m3qdrant.edge.disk.lock import DirectoryLock, foreign_lock_error
-from m3qdrant.edge.translate.configuration import shard_config
-from m3qdrant.edge.translate.vector_specs import layout_of
+from m3qdrant.edge.translate.changes import concerns_the_engine
+from m3qdrant.edge.translate.configuration import NO_VECTORS, shard_config
+from m3qdrant.edge.translate.vector_specs import layout_of, named_vectors
 from m3qdrant.errors import (
     EngineError,
     InputError,
@@ -33,6 +35,7 @@ from m3qdrant.errors import (
     StoreDamagedError,
     UnsupportedError,
 )
+from m3qdrant.files import write_whole
 
 __all__ = ["Shard", "check_process", "check_shard", "create_shard", "engine_errors"]
 
@@ -58,20 +61,24 @@ class Shard:
         """
         self.directory = directory
         self.config = configuration.read(directory)
-        self.layout = layout_of(self.config)
         self._turn = threading.RLock()
         self._pid = os.getpid()
         self._panic: BaseException | None = None
         self._log_continues = self._log_lost = False  # known after the first write
+        self._number = 0
         self._engine: edge.EdgeShard | None = None  # the first to go when this is dropped
         self._copy = Copy(directory) if read_only else None
         self._hold = self._copy or DirectoryLock(directory)
+        files = directory if self._copy is None else self._copy.directory
         try:
+            self.config = _settled(directory, files)
             if self._copy is not None:
                 self._engine = _open_copy(self._copy, directory, self.config)
             else:
                 leftovers.sweep(directory)
                 self._engine = _open(directory, self.config)
+            self.config = self._finish_change(files)
+            self.layout = layout_of(self.config)
         except BaseException:
             self._hold.release()
             raise
@@ -100,8 +107,20 @@ class Shard:
                     self._panic = error.__cause__
                 raise
 
-    def write(self, operation: str, build: Callable[[], edge.UpdateOperation]) -> None:
+    def _finish_change(self, files: Path) -> models.CreateCollection:
+        """The configuration where a crash cut a change off, which replaying may have done."""
+        if configuration.read_next(self.directory) is None:
+            return self.config
+        config = _settled(self.directory, files)
+        if self._copy is None:
+            configuration.write(self.directory, config)
+        return config
+
+    def write(self, operation: str, build: Callable[[], edge.UpdateOperation]) -> int:
         """Build an update, apply it, and flush it.
+
+        Returns:
+            The operation's number, which grows with each.
 
         The engine's log alone would keep it, but a crash shall never find more than one operation
         to replay: see `_open`.
@@ -122,8 +141,10 @@ class Shard:
             if self._log_continues:
                 engine.update(update)
                 engine.flush()
+                self._number += 1
             else:
                 self._write_first(engine, update)
+            return self._number
 
     def _write_first(self, engine: edge.EdgeShard, update: edge.UpdateOperation) -> None:
         """Apply and flush an update, and see that its number is above those before it.
@@ -140,6 +161,7 @@ class Shard:
             number = _last_number(self.directory)
             self._log_lost = last is not None and number is not None and number <= last
             self._log_continues = not self._log_lost
+            self._number = self._number + 1 if number is None else number
         if self._log_lost:
             raise StoreDamagedError(
                 f"{self.directory} has lost its log, {SHARD}/wal, and the engine passes over "
@@ -207,11 +229,68 @@ class Shard:
                         waiting += file.stat().st_size // 8  # one u64 a point
             return min(waiting, engine.count(edge.CountRequest(exact=True)))
 
-    def replace_config(self, config: models.CreateCollection) -> None:
-        """Store other metadata; the engine's own settings must stay as they are."""
-        with self.use("update the configuration of"):
-            configuration.write(self.directory, config)
-            self.config = config
+    @property
+    def number(self) -> int:
+        """The number of the last operation since this was opened; 0 where there is none."""
+        return self._number
+
+    def change(
+        self,
+        make: Callable[[models.CreateCollection], models.CreateCollection],
+        operations: Callable[[models.CreateCollection], Sequence[edge.UpdateOperation]]
+        | None = None,
+    ) -> None:
+        """Change the configuration: all of it, or nothing, also through a crash.
+
+        Without operations the engine gets its part of the new configuration at once, and applies
+        it to what it stores when it is next optimised.
+
+        Args:
+            make: the new configuration from the old.
+            operations: the engine's updates that bring the old one to the new.
+
+        Raises:
+            UnsupportedError: the engine can't change this of the data that it has.
+        """
+        with self.use("update the configuration of") as engine:
+            new = make(self.config)
+            if operations is None and not concerns_the_engine(self.config, new):
+                configuration.write(self.directory, new)
+                self.config = new
+                return
+            space.need(self.directory, "update the configuration of")
+            steps = [] if operations is None else operations(self.config)
+            configuration.write(self.directory, self.config, new)
+            try:
+                for step in steps:
+                    self._write_step(step)
+                if operations is None:
+                    self._reload(engine, new)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.config = self._finish_change(self.directory)
+                raise
+            configuration.write(self.directory, new)
+            self.config, self.layout = new, layout_of(new)
+
+    def _write_step(self, step: edge.UpdateOperation) -> None:
+        self.write("update the configuration of", lambda: step)
+
+    def _reload(self, engine: edge.EdgeShard, config: models.CreateCollection) -> None:
+        """Load the data anew, under another configuration."""
+        engine.flush()
+        self._engine = None
+        engine.close()
+        try:
+            if config.quantization_config is None:
+                _drop_quantization(self.directory)
+            self._engine = _load(self.directory, config)
+        except StoreDamagedError as error:
+            self._engine = _load(self.directory, self.config)
+            raise UnsupportedError(
+                "the embedded engine can't make this change to the data that it has: create "
+                "another collection and copy the points with scroll and upsert"
+            ) from error
 
     def close(self) -> None:
         """Flush, and let go of the files. Closing twice is fine."""
@@ -341,6 +420,41 @@ def _last_number(directory: Path) -> int | None:
         return None
 
 
+def _settled(directory: Path, files: Path) -> models.CreateCollection:
+    """The configuration, or the one that follows where the engine's data has its vectors."""
+    config, following = configuration.read(directory), configuration.read_next(directory)
+    if following is None:
+        return config
+    names = _engine_names(files)
+    return following if names == _names(following) != _names(config) else config
+
+
+def _names(config: models.CreateCollection) -> set[str]:
+    return {*named_vectors(config.vectors), *(config.sparse_vectors or {})}
+
+
+def _engine_names(files: Path) -> set[str]:
+    content = _engine_content(files)
+    vectors, sparse = content.get("vectors") or {}, content.get("sparse_vectors") or {}
+    return {*vectors, *sparse} - {NO_VECTORS}
+
+
+def _engine_content(files: Path) -> dict[str, Any]:
+    """The engine's own file of its configuration; empty where it can't be read."""
+    try:
+        content = json.loads((files / SHARD / "edge_config.json").read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _drop_quantization(files: Path) -> None:
+    """The engine keeps what its file says where it is told of none."""
+    content = _engine_content(files)
+    if content.pop("quantization_config", None) is not None:
+        write_whole(files / SHARD / "edge_config.json", json.dumps(content).encode())
+
+
 def _main_vector(config: models.CreateCollection) -> str | None:
     vectors = config.vectors if isinstance(config.vectors, dict) else {"": config.vectors}
     for name, vector in vectors.items():
@@ -373,7 +487,8 @@ def _load(
     try:
         # Naming the configuration makes the engine compare it with the data. A configuration of
         # other data would let through what the checks are there to stop.
-        return edge.EdgeShard.load(str(shard), shard_config(config))
+        without = NO_VECTORS in (_engine_content(files).get("sparse_vectors") or {})
+        return edge.EdgeShard.load(str(shard), shard_config(config, no_vectors=without))
     except BaseException as error:
         if not _from_engine(error):
             raise

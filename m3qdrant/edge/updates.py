@@ -243,8 +243,6 @@ def from_operations(operations: Sequence[Any], layout: VectorSpecs) -> list[Upda
                 f"operation {i} of the batch, {type(operation).__name__}: {error}; "
                 "nothing was written"
             ) from error
-    if not updates:
-        raise InputError("the batch is empty: pass at least one operation")
     return updates
 
 

@@ -339,6 +339,7 @@ class Writing(QdrantBase):
             batch = updates.from_operations(update_operations, shard.layout)
         with shard.use("update") as engine:
             _need_points(engine, batch)
+            numbers = []
             doubtful = False
             for i, update in enumerate(batch):
                 operation: edge.UpdateOperation | None = update.operation
@@ -346,8 +347,9 @@ class Writing(QdrantBase):
                     operation = update.left(_existing(engine, update.needs))
                 if operation is not None:
                     _write(shard, f"apply operation {i} of the batch to", operation)
+                numbers.append(shard.number)
                 doubtful = doubtful or update.removes_some
-        return [_completed() for _ in batch]
+        return [answers.completed(number) for number in numbers]
 
     def _apply(
         self, operation: str, collection_name: str, make: Callable[[VectorSpecs], Update]
@@ -358,16 +360,12 @@ class Writing(QdrantBase):
             update = make(shard.layout)
         with shard.use(operation) as engine:
             _need_points(engine, [update])
-            _write(shard, operation, update.operation)
-        return _completed()
+            number = _write(shard, operation, update.operation)
+        return answers.completed(number)
 
 
-def _write(shard: Shard, operation: str, update: edge.UpdateOperation) -> None:
-    shard.write(operation, lambda: update)
-
-
-def _completed() -> models.UpdateResult:
-    return models.UpdateResult(operation_id=None, status=models.UpdateStatus.COMPLETED)
+def _write(shard: Shard, operation: str, update: edge.UpdateOperation) -> int:
+    return shard.write(operation, lambda: update)
 
 
 def _existing(engine: edge.EdgeShard, ids: Iterable[int | str]) -> set[int | str]:

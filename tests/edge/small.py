@@ -47,6 +47,9 @@ SPARSE = {
         index=models.SparseIndexParams(on_disk=False, datatype=models.Datatype.FLOAT16)
     )
 }
+MORE = models.DenseVectorNameConfig(
+    dense=models.DenseVectorConfig(size=3, distance=models.Distance.DOT)
+)
 
 
 def create(client: QdrantBase, name: str = NAME, **kwargs: Any) -> None:

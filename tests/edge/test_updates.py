@@ -328,8 +328,7 @@ def test_a_bad_operation_means_that_none_is_applied(
     with pytest.raises(error, match=words):
         clients[1].batch_update_points(NAME, batch)
     assert_same_state(*clients)
-    with pytest.raises(InputError, match="batch is empty"):
-        clients[1].batch_update_points(NAME, [])
+    assert clients[1].batch_update_points(NAME, []) == []
 
 
 ANY_ID = st.sampled_from([1, 2, 4, 5, 900, 901])

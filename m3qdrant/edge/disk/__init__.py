@@ -4,6 +4,7 @@ The files:
 
     directory       where a collection lies; how one is made, removed and replaced whole
     configuration   the file with its configuration, which lies beside its data
+    aliases         other names for collections
     lock            one process, and one client in it, at a time
     closed          what its files were like when it was closed, to see damage at the next opening
     leftovers       what a crash leaves behind, and how it is swept away

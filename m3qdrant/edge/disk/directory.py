@@ -4,6 +4,7 @@
     PATH/NAME/closed.json        what the files were like when it was closed, see closed.py
     PATH/NAME/shard/             the engine's own files
     PATH/NAME/lock               held by the process that has the collection open
+    PATH/.aliases.json           other names for the collections, see aliases.py
     PATH/.snapshots/NAME/        its snapshots, see snapshots.py
     PATH/.making-*, .deleting-*  a collection that is being made or removed
     PATH/.replaced-NAME          a collection that is being replaced by another
@@ -33,6 +34,7 @@ __all__ = [
     "check_name",
     "check_root",
     "collection_names",
+    "is_collection",
     "making",
     "remove",
     "replace",
@@ -88,6 +90,11 @@ def collection_names(root: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return [name for name in entries if name[0] != "." and (root / name / CONFIGURATION).is_file()]
+
+
+def is_collection(directory: Path) -> bool:
+    """Whether a collection lies there."""
+    return (directory / CONFIGURATION).is_file()
 
 
 @contextlib.contextmanager

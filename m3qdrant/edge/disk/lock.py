@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["DirectoryLock", "foreign_lock_error", "nobody_has"]
+__all__ = ["DirectoryLock", "foreign_lock_error", "locked", "nobody_has"]
 
 FILE = "lock"
 
@@ -71,6 +71,30 @@ class DirectoryLock:
         if self._handle is not None:
             _held_here.discard(self._key)
             os.close(self._handle)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Wait for a lock on the directory itself, and hold it while the block runs; makes no file.
+
+    Raises:
+        EngineError: the directory can't be locked.
+    """
+    _need_locks()
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EngineError(f"{directory} can't be read ({error}): check its rights") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise EngineError(
+                f"{directory} can't be locked ({error}): use a disk of this machine"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

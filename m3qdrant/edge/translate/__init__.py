@@ -9,6 +9,7 @@ don't exist in every version of qdrant-client that this package runs with.
                     what is checked before the engine sees it
     configuration, members
                     a collection's configuration, and the engine's enums
+    validation      the ranges of its settings; changes: what an update makes of it
     points          points and vectors
     filters         filters and conditions; filter_models: what is done to a filter before that
     queries, formulas, selectors

@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from m3qdrant.edge.translate.configuration import hnsw_settings
 
-__all__ = ["collection_info", "index_type", "point_id", "record", "scored_point"]
+__all__ = ["collection_info", "completed", "index_type", "point_id", "record", "scored_point"]
 
 
 def point_id(id: Any) -> int | str:
@@ -45,6 +45,11 @@ def scored_point(p: edge.ScoredPoint) -> models.ScoredPoint:
     )
 
 
+def completed(number: int) -> models.UpdateResult:
+    """What a write answers: here each is done when it returns."""
+    return models.UpdateResult(operation_id=number, status=models.UpdateStatus.COMPLETED)
+
+
 def _vectors(vectors: Any) -> Any:
     if not isinstance(vectors, Mapping):
         return vectors
@@ -67,16 +72,15 @@ def collection_info(
     The status is always green: the engine optimises only when `optimize` is called, and then
     waits.
     """
-    optimizers = config.optimizers_config
-    settings = {} if optimizers is None else optimizers.model_dump(exclude_none=True)
     params: dict[str, Any] = {
-        "vectors": config.vectors,
-        "sparse_vectors": config.sparse_vectors,
-        "on_disk_payload": True if config.on_disk_payload is None else config.on_disk_payload,
+        "vectors": {},
+        "shard_number": 1,
+        "replication_factor": 1,
+        "write_consistency_factor": 1,
+        "on_disk_payload": True,
     }
-    for newer in ("payload", "id_tracker"):
-        if getattr(config, newer, None) is not None:
-            params[newer] = getattr(config, newer)
+    given = _given(config)
+    params.update({k: given[k] for k in models.CollectionParams.model_fields if k in given})
     return models.CollectionInfo(
         status=models.CollectionStatus.GREEN,
         optimizer_status=models.OptimizersStatusOneOf.OK,
@@ -86,21 +90,46 @@ def collection_info(
         payload_schema={name: _index_info(i) for name, i in info.payload_schema.items()},
         config=models.CollectionConfig(
             params=models.CollectionParams(**params),
-            hnsw_config=models.HnswConfig(**hnsw_settings(config.hnsw_config)),
-            optimizer_config=models.OptimizersConfig(
-                **{
-                    "deleted_threshold": 0.2,
-                    "vacuum_min_vector_number": 1000,
-                    "default_segment_number": 0,
-                    "indexing_threshold": 10_000,
-                    "flush_interval_sec": 0,
-                    **settings,
-                }
-            ),
+            hnsw_config=models.HnswConfig(**{**_HNSW, **hnsw_settings(config.hnsw_config)}),
+            optimizer_config=models.OptimizersConfig(**_optimizers(config.optimizers_config)),
+            wal_config=models.WalConfig(**{**_WAL, **_given(config.wal_config)}),
             quantization_config=config.quantization_config,
+            strict_mode_config=None
+            if config.strict_mode_config is None
+            else models.StrictModeConfigOutput(
+                **config.strict_mode_config.model_dump(exclude_none=True)
+            ),
             metadata=config.metadata,
         ),
     )
+
+
+# a server's own, for what a configuration leaves open
+
+_HNSW = {"max_indexing_threads": 0, "on_disk": False}
+_WAL = {"wal_capacity_mb": 32, "wal_segments_ahead": 0, "wal_retain_closed": 1}
+_OPTIMIZERS = {
+    "deleted_threshold": 0.2,
+    "vacuum_min_vector_number": 1000,
+    "default_segment_number": 0,
+    "indexing_threshold": 10_000,
+    "flush_interval_sec": 5,
+}
+
+
+def _optimizers(config: models.OptimizersConfigDiff | None) -> dict[str, Any]:
+    settings = {**_OPTIMIZERS, **_given(config)}
+    if not isinstance(settings.get("max_optimization_threads"), int):
+        settings.pop("max_optimization_threads", None)  # "auto", which a server gives as none
+    return settings
+
+
+def _given(model: Any) -> dict[str, Any]:
+    """A model's fields, but for those that are None."""
+    if model is None:
+        return {}
+    fields = ((name, getattr(model, name)) for name in type(model).model_fields)
+    return {name: value for name, value in fields if value is not None}
 
 
 def _index_info(info: edge.PayloadIndexInfo) -> models.PayloadIndexInfo:

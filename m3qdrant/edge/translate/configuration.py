@@ -10,24 +10,39 @@ from qdrant_client import models
 from m3qdrant.edge.translate.members import member, memory
 from m3qdrant.errors import UnsupportedError
 
-__all__ = ["hnsw_settings", "shard_config"]
+__all__ = ["NO_VECTORS", "hnsw_settings", "shard_config"]
 
 HNSW_DEFAULTS = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
 """The server's own, for what a configuration leaves open."""
 
 
-def shard_config(config: models.CreateCollection) -> edge.EdgeConfig:
-    """The engine's configuration of a collection."""
+NO_VECTORS = "m3qdrant-no-vectors"
+"""A sparse vector that no point has: the engine takes no collection without a vector."""
+
+
+def shard_config(
+    config: models.CreateCollection, *, no_vectors: bool | None = None
+) -> edge.EdgeConfig:
+    """The engine's configuration of a collection.
+
+    Args:
+        config: the collection's.
+        no_vectors: whether the engine's data has the vector `NO_VECTORS`; by default where the
+            collection has none.
+    """
     vectors: dict[str, edge.EdgeVectorParams] | edge.EdgeVectorParams | None = None
     if isinstance(config.vectors, models.VectorParams):
         vectors = _dense_params(config.vectors, config.hnsw_config)
     elif config.vectors:
         vectors = {n: _dense_params(p, config.hnsw_config) for n, p in config.vectors.items()}
+    sparse = {n: _sparse_params(p) for n, p in (config.sparse_vectors or {}).items()}
+    if no_vectors or (no_vectors is None and not vectors and not sparse):
+        sparse[NO_VECTORS] = _sparse_params(models.SparseVectorParams())
     payload = getattr(config, "payload", None)
     id_tracker = getattr(config, "id_tracker", None)
     return edge.EdgeConfig(
         vectors=vectors,
-        sparse_vectors={n: _sparse_params(p) for n, p in (config.sparse_vectors or {}).items()},
+        sparse_vectors=sparse,
         on_disk_payload=config.on_disk_payload,
         hnsw_config=_hnsw(config.hnsw_config),
         quantization_config=_quantization(config.quantization_config),

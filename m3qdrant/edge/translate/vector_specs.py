@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from qdrant_client import models
 
-__all__ = ["VectorSpec", "VectorSpecs", "layout_of", "unknown_vector"]
+__all__ = ["VectorSpec", "VectorSpecs", "layout_of", "named_vectors", "unknown_vector"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ VectorSpecs = Mapping[str, VectorSpec]
 def layout_of(config: models.CreateCollection) -> dict[str, VectorSpec]:
     """The vectors that a collection's configuration describes."""
     layout = {}
-    for name, dense in _named_vectors(config.vectors).items():
+    for name, dense in named_vectors(config.vectors).items():
         layout[name] = VectorSpec(
             name,
             "dense" if dense.multivector_config is None else "multi",
@@ -51,9 +51,8 @@ def layout_of(config: models.CreateCollection) -> dict[str, VectorSpec]:
     return layout
 
 
-def _named_vectors(
-    vectors: models.VectorParams | Mapping[str, models.VectorParams] | None,
-) -> Mapping[str, models.VectorParams]:
+def named_vectors(vectors: Any) -> Mapping[str, Any]:
+    """The dense vectors of a configuration, or of a change to one, by name; "" is the unnamed."""
     if vectors is None:
         return {}
     return {"": vectors} if isinstance(vectors, models.VectorParams) else vectors
@@ -64,6 +63,10 @@ def unknown_vector(name: Any, layout: VectorSpecs) -> str:
     known = ", ".join(repr(n) for n in layout if n)
     if "" in layout:
         known = f"{known} and the unnamed vector" if known else "only the unnamed vector"
+    said = f"Not existing vector name error: {name}"  # a server's words
     if name == "":
-        return f"the vector has no name: pass a dict by name; the collection has {known or 'none'}"
-    return f"the collection has no vector of this name; it has {known or 'none'}"
+        return (
+            f"the vector has no name: pass a dict by name; the collection has {known or 'none'} "
+            f"({said})"
+        )
+    return f"the collection has no vector of this name; it has {known or 'none'} ({said})"
