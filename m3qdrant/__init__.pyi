@@ -6,7 +6,9 @@ from .collection import M3Schema as M3Schema
 from .collection import SearchOptions as SearchOptions
 from .collection import StoreInfo as StoreInfo
 from .edge import AsyncQdrantEdge as AsyncQdrantEdge
+from .edge import AsyncQdrantEdgeView as AsyncQdrantEdgeView
 from .edge import QdrantEdge as QdrantEdge
+from .edge import as_qdrant_client as as_qdrant_client
 from .encode import Encoder as Encoder
 from .encode import M3Embeddings as M3Embeddings
 from .encode import M3Encoder as M3Encoder

@@ -21,6 +21,8 @@ Nothing here knows of BGE-M3. From the bottom up, each importing only from those
     client        the class: opening and closing, collections, snapshots
     worker/       a process that runs the engine, and its handle in this one
     async_client  the asynchronous class: the same methods, run in that process
+    async_view    the asynchronous class over an open engine of this process, in a thread
+    as_client     qdrant-client's own class with the engine behind it
 """
 
 import lazy_loader

@@ -24,7 +24,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.connection import get_channel
 
 from m3qdrant.collection import calls
-from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
+from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge, engine_of
 from m3qdrant.errors import InputError
 from m3qdrant.transport.retries import Retries
 from m3qdrant.transport.running import run
@@ -145,7 +145,7 @@ def _find(
 ) -> tuple[C, bool] | _Server:
     """What a location is: a client, and whether it was made here, or a server to be asked."""
     if isinstance(location, classes.base):
-        return location, False
+        return engine_of(location), False
     name = _name_of(location, classes)
     if name == ":memory:":
         return classes.memory(), True
