@@ -4,8 +4,13 @@ The files:
 
     protocol      Encoder: what the store asks of whatever encodes
     embeddings    the views, as plain data
-    checkpoint    a checkpoint's files: found or fetched, read, checked
+    checkpoint    a checkpoint: found or fetched, its files read and checked
+    layouts       which files these are, and what can't be used
+    identity      a digest of everything that shapes a vector
     network       M3Model: XLM-RoBERTa's body and three heads
+    arguments     what callers give, checked
+    prefix        the first tokens of a text that is far too long
+    forking       what a forked process can do
     batching      a call's texts in batches, and the results in their places
     encoder       M3Encoder: texts in, views out
     pooling       fewer ColBERT vectors for a text

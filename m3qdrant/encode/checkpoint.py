@@ -426,4 +426,7 @@ def load_tokenizer(directory: Path, vocab_size: int, pad_id: int) -> PreTrainedT
         )
     if (ids := tokenizer("")["input_ids"]) != [special["cls"], special["eos"]]:
         raise CheckpointError(f"{path}: an empty text becomes {ids}, not CLS and EOS")
+    body = tokenizer("a b", add_special_tokens=False)["input_ids"]
+    if (ids := tokenizer("a b")["input_ids"]) != [special["cls"], *body, special["eos"]]:
+        raise CheckpointError(f"{path}: a text becomes {ids}, not {body} between CLS and EOS")
     return tokenizer

@@ -81,7 +81,7 @@ class M3Encoder:
         self.token_budget = token_budget
         self._location: Location | None = None  # of a model that was put together in memory
         self._fingerprint: str | None = None
-        # a fast tokenizer keeps its truncation as state, so two threads can't share a call
+        # one pass at a time: two would take each other's memory, and the cores
         self._lock = Turn()
         self._prefixes: PrefixTokenizer | None = None
         # <mask> is no member: the reference keeps its weight
@@ -289,25 +289,28 @@ class M3Encoder:
         """Token ids of each text, CLS and EOS included, and which texts were cut at `limit`."""
         if not texts:
             return [], torch.zeros(0, dtype=torch.bool)
+        # transformers' own call keeps truncation and padding as state of the backend, where
+        # another thread finds it; this one changes nothing
+        backend = self.tokenizer.backend_tokenizer
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
         if self._prefixes is None:
-            self._prefixes = PrefixTokenizer(self.tokenizer.backend_tokenizer)
+            self._prefixes = PrefixTokenizer(backend)
         body = limit - 2  # beside CLS and EOS
-        long = [i for i, text in enumerate(texts) if self._prefixes.is_long(text, body)]
-        short = list(texts)
-        for i in long:
-            short[i] = ""
-        batch = self.tokenizer(
-            short, truncation=True, max_length=limit, padding=False, return_attention_mask=False
-        )
-        ids: list[list[int]] = batch["input_ids"]
-        truncated = [bool(encoding.overflowing) for encoding in batch.encodings or ()]
-        if long:
-            self.tokenizer.backend_tokenizer.no_truncation()
-        for i in long:
-            first, truncated[i] = self._prefixes.first(texts[i], body)
-            cls_id, eos_id = ids[i]
-            ids[i] = [cls_id, *first, eos_id]
-        return ids, torch.tensor(truncated)
+        cut: dict[int, tuple[list[int], bool]] = {
+            i: self._prefixes.first(text, body)
+            for i, text in enumerate(texts)
+            if self._prefixes.is_long(text, body)
+        }
+        short = ["" if i in cut else text for i, text in enumerate(texts)]
+        for i, encoding in enumerate(backend.encode_batch_fast(short, add_special_tokens=False)):
+            if i not in cut:
+                cut[i] = encoding.ids[:body], len(encoding) > body
+        cls_id, eos_id = self.tokenizer.cls_token_id, self.tokenizer.eos_token_id
+        ids = [[cls_id, *cut[i][0], eos_id] for i in range(len(texts))]
+        return ids, torch.tensor([cut[i][1] for i in range(len(texts))])
 
     def _run(
         self, texts: list[str], token_ids: list[list[int]], output: Output, progress: bool

@@ -488,6 +488,29 @@ def test_two_threads_at_once(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
             assert_identical(job.result(timeout=60), expected[length])
 
 
+@pytest.mark.usefixtures("quiet")
+def test_what_the_tokenizer_was_last_asked_for_changes_nothing(checkpoint: Path) -> None:
+    """It keeps truncation and padding as state, and is everybody's to call."""
+    mine = M3Encoder.from_pretrained(checkpoint, dtype=torch.float32)
+    expected = mine.encode([*TEXTS, LONG], 20)
+    mine.tokenizer(TEXTS, truncation=True, max_length=3, padding="max_length")
+    assert_identical(mine.encode([*TEXTS, LONG], 20), expected)
+
+
+def test_the_tokenizer_may_be_called_while_another_thread_encodes(checkpoint: Path) -> None:
+    mine = M3Encoder.from_pretrained(checkpoint, dtype=torch.float32)
+    expected, texts = mine.encode(TEXTS), ["one two three " * 30] * 200
+    counts = [len(ids) for ids in mine.tokenizer(texts)["input_ids"]]
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(mine.encode, TEXTS) for _ in range(10)]
+        jobs += [pool.submit(mine.tokens, expected) for _ in range(10)]
+        for _ in range(10):
+            assert [len(ids) for ids in mine.tokenizer(texts)["input_ids"]] == counts
+        for job in jobs[:10]:
+            assert_identical(job.result(timeout=60), expected)
+        assert all(job.result(timeout=60) == mine.tokens(expected) for job in jobs[10:])
+
+
 def test_the_encoder_loads_no_qdrant() -> None:
     code = (
         "import sys, m3qdrant.encode.encoder, m3qdrant.scoring\n"

@@ -18,6 +18,7 @@ from m3qdrant import M3Encoder
 from m3qdrant.errors import CheckpointError
 
 from .hub import Answer, Hub, Wanted, load
+from .test_layouts import heads_as_safetensors, shard
 
 SPARSE, COLBERT = "sparse_linear.pt", "colbert_linear.pt"
 
@@ -64,6 +65,7 @@ NEEDED = [
     "tokenizer_config.json",
 ]
 FULL, PICKLED, OLD = "acme/m3", "acme/m3-pickled", ("acme/m3", "v1")
+SHARDS, PICKLED_SHARDS = "acme/m3-shards", "acme/m3-pickled-shards"
 REFUSED: dict[str, tuple[Wanted, str]] = {
     # the checkpoint, and what the message must say beside its name and a remedy
     "unknown": ("acme/unknown", "(?i)not found"),
@@ -81,7 +83,8 @@ class Loads:
     """What one process got from a hub, and the hub."""
 
     def __init__(self, hub: Hub, cache: Path) -> None:
-        wanted: list[Wanted] = [FULL, PICKLED, OLD, *(name for name, _ in REFUSED.values())]
+        wanted: list[Wanted] = [FULL, PICKLED, OLD, SHARDS, PICKLED_SHARDS]
+        wanted += [name for name, _ in REFUSED.values()]
         self.hub = hub
         self.cache = cache
         self.answers = dict(zip(wanted, hub.load(wanted, cache), strict=True))
@@ -95,7 +98,15 @@ def loads(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"not needed")
     shutil.copy(full / "tokenizer.json", full / "onnx" / "tokenizer.json")
+    parts = tmp_path_factory.mktemp("shards")
+    shards = shutil.copytree(checkpoint, parts / "safetensors")
+    shard(shards, n=2)
+    heads_as_safetensors(shards)
+    pickled_shards = shutil.copytree(checkpoint, parts / "pickled")
+    shard(pickled_shards, pickled=True, n=2)
     with Hub() as hub:
+        hub.add(SHARDS, shards)
+        hub.add(PICKLED_SHARDS, pickled_shards)
         hub.add(FULL, full)
         hub.add(FULL, checkpoint.with_name("fp16-body-colbert-24"), revision="v1")
         hub.add(PICKLED, checkpoint.with_name("bin-fp16-heads"))
@@ -124,6 +135,23 @@ def test_a_pickled_body_is_fetched_where_there_is_no_other(loads: Loads, checkpo
     assert loads.hub.fetched(PICKLED) == sorted([*NEEDED, "pytorch_model.bin"])  # each once
     local = M3Encoder.from_pretrained(checkpoint.with_name("bin-fp16-heads"))
     assert answer.fingerprint == local.fingerprint
+
+
+def test_shards_are_fetched_with_their_index(loads: Loads, checkpoint: Path) -> None:
+    local = M3Encoder.from_pretrained(checkpoint)
+    heads = [f"{name.removesuffix('.pt')}.safetensors" for name in (SPARSE, COLBERT)]
+    files = {*NEEDED, *heads} - {SPARSE, COLBERT}
+    for repo, body in (
+        (SHARDS, {*files, *(f"model-0000{i}-of-00002.safetensors" for i in (1, 2))}),
+        (PICKLED_SHARDS, {*NEEDED, *(f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2))}),
+    ):
+        answer = loads.answers[repo]
+        assert answer.error is None, answer.message
+        index = (
+            "model.safetensors.index.json" if repo == SHARDS else "pytorch_model.bin.index.json"
+        )
+        assert loads.hub.fetched(repo) == sorted({*body, index})
+        assert answer.fingerprint == local.fingerprint
 
 
 def test_the_hub_is_asked_for_nothing_but_the_checkpoint(loads: Loads) -> None:
