@@ -23,6 +23,7 @@ __all__ = [
     "InputError",
     "M3QdrantError",
     "PointError",
+    "RankingEndsWarning",
     "RequestRejectedError",
     "SchemaMismatchError",
     "ServerUnavailableError",
@@ -183,3 +184,7 @@ class StoreClosedError(M3QdrantError):
 
 class UnsupportedError(M3QdrantError):
     """The engine can't do this; says which one can."""
+
+
+class RankingEndsWarning(UserWarning):
+    """A page reaches behind the end of a ranking of candidates, while there are more documents."""

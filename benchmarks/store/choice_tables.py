@@ -58,7 +58,7 @@ def tables(result: dict[str, Any]) -> str:
             *aligned(_costs(rows)),
             "",
             "Milliseconds a search, p50 / p95, without component scores; the last two columns: "
-            "weighted with them, and in two requests",
+            "weighted with them, and in one request",
             *aligned(_latencies(rows)),
             "",
             "Recall@10 against the exact ranking of exact candidates, and of all documents (all); "
@@ -98,7 +98,7 @@ def _costs(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _latencies(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    table: list[tuple[str, ...]] = [("", *MODES, "+ components", "two requests")]
+    table: list[tuple[str, ...]] = [("", *MODES, "+ components", "one request")]
     for row in rows:
         times = row["times"].values()
         table.append(

@@ -1,9 +1,8 @@
-"""`weighted` in two round trips: the candidates first, then their three scores, fused here.
+"""`weighted` in one request: a formula over three prefetches of the same nested candidates.
 
-`m3qdrant.query` asks for it in one, as a formula over prefetches, in which the candidate stage
-runs once for each of the three scores. Here it runs once, but what is found crosses to the client
-and its ids cross back. The component scores come for nothing, where the one request needs a second
-one.
+The store asks for the candidates' ids first and then for their scores, and fuses them itself. In
+one request nothing crosses but the hits; the candidates' stage runs once for each of the three
+scores, equal scores come in the engine's order, and the component scores take a second request.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import Hit, M3Embeddings
 from m3qdrant.collection import EmbeddedQuery, Layout, Search
-from m3qdrant.collection.requests import component_requests, component_scores, search_request
-from m3qdrant.names import COLBERT, DENSE, SPARSE, Mode
+from m3qdrant.collection.requests import component_requests, component_scores, list_request
+from m3qdrant.names import COLBERT, DENSE, SPARSE, VECTORS
 from m3qdrant.weights import DEFAULT_WEIGHTS
 
 
-def two_requests(
+def one_request(
     client: QdrantBase,
     collection: str,
     layout: Layout,
@@ -29,38 +28,56 @@ def two_requests(
 ) -> list[Hit]:
     """The best documents by the weighted score, with their component scores, best first."""
     query = EmbeddedQuery.of(embeddings, layout)
-    stages: tuple[Mode, ...] = ("dense", "sparse")
-    lists = [search_request(query, Search(mode=mode, limit=candidates)) for mode in stages]
-    answers = client.query_batch_points(
-        collection,
-        requests=[
-            request.model_copy(update={"with_payload": False})
-            for request in lists
-            if request is not None
-        ],
-    )
-    ids = list({point.id: None for answer in answers for point in answer.points})
-    requests = component_requests(query, ids)
-    answers = client.query_batch_points(
-        collection,
-        requests=[
-            # every candidate has a dense score, so its answer brings the payloads
-            request.model_copy(update={"with_payload": name == DENSE})
-            for name, request in requests
-        ],
-    )
-    found = [(name, answer.points) for (name, _), answer in zip(requests, answers, strict=True)]
-    scores = component_scores(query, ids, found)
-    points: dict[models.ExtendedPointId, models.ScoredPoint] = {
-        point.id: point for name, answer in found if name == DENSE for point in answer
-    }
-    w1, w2, w3 = DEFAULT_WEIGHTS
-    hits = [
-        Hit.of(
-            points[id],
-            (w1 * parts[DENSE] + w2 * parts[SPARSE] + w3 * parts[COLBERT]) / (w1 + w2 + w3),
-            parts,
+    present = query.present()
+    top = []
+    for name in (name for name in present if name != COLBERT):
+        first = list_request(query, Search(), name, candidates)
+        top.append(
+            models.Prefetch(query=first.query, using=name, limit=candidates, params=first.params)
         )
-        for id, parts in zip(ids, scores, strict=True)
+    exact = dict(component_requests(query, []))
+    found = client.query_points(
+        collection,
+        prefetch=[
+            models.Prefetch(
+                prefetch=top,
+                query=query.vector(name),
+                using=name,
+                limit=len(top) * candidates,
+                params=exact[name].params,
+            )
+            for name in present
+        ],
+        query=_formula(query),
+        limit=limit,
+        with_payload=True,
+    ).points
+    requests = component_requests(query, [point.id for point in found])
+    answers = client.query_batch_points(
+        collection, requests=[request for _, request in requests] if found else []
+    )
+    scores = component_scores(
+        query,
+        [(name, a.points) for (name, _), a in zip(requests, answers, strict=False)],
+    )
+    return [
+        Hit.of(point, point.score, {name: scores[name].get(point.id, 0.0) for name in VECTORS})
+        for point in found
     ]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:limit]
+
+
+def _formula(query: EmbeddedQuery) -> models.FormulaQuery:
+    w1, w2, w3 = (weight / sum(DEFAULT_WEIGHTS) for weight in DEFAULT_WEIGHTS)
+    # MAX_SIM sums over the query's tokens, the formula has the mean
+    factors = {DENSE: w1, SPARSE: w2, COLBERT: w3 / query.tokens}
+    present = query.present()
+    return models.FormulaQuery(
+        formula=models.SumExpression(
+            sum=[
+                models.MultExpression(mult=[factors[name], f"$score[{i}]"])
+                for i, name in enumerate(present)
+            ]
+        ),
+        # a document that shares no term with the query is not among the sparse scores
+        defaults={f"$score[{i}]": 0.0 for i in range(len(present))},
+    )

@@ -24,7 +24,7 @@ _COLLECTION = "measured"
 _SLICE = 256  # documents that are lifted, and then written, at a time
 
 COMPONENTS = "weighted, components"
-TWO_REQUESTS = "weighted, two requests"
+ONE_REQUEST = "weighted, one request"
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,10 @@ class Side:
 
     def _ask(self, mode: str, query: int) -> Any:
         task, embedded = self._task, self._queries[query]
-        if mode == TWO_REQUESTS:
-            from benchmarks.store.forms import two_requests
+        if mode == ONE_REQUEST:
+            from benchmarks.store.forms import one_request
 
-            return two_requests(
+            return one_request(
                 self._store.client,
                 _COLLECTION,
                 self._layout,

@@ -23,7 +23,7 @@ from benchmarks.store.choices import DEFAULT, Choice, Engine, choose
 from benchmarks.store.oracle import CANDIDATES, LIMIT, Oracle
 from benchmarks.store.serving import (
     COMPONENTS,
-    TWO_REQUESTS,
+    ONE_REQUEST,
     Failed,
     Task,
     TooSlow,
@@ -41,7 +41,7 @@ Result = dict[str, Any]
 Row = dict[str, Any]
 Pair: TypeAlias = tuple[Task, Row]
 
-TIMED = (*MODES, COMPONENTS, TWO_REQUESTS)
+TIMED = (*MODES, COMPONENTS, ONE_REQUEST)
 """What is timed: the modes without component scores, one with them, and the other form of it."""
 
 _PACKAGES = ("qdrant-client", "qdrant-edge-py", "numpy")
@@ -271,7 +271,7 @@ def _verify(worker: Worker, task: Task, row: Row, queries: list[int], oracles: _
         oracles.stored(task.choice),
         task.choice.tolerances(),
     )
-    difference = same_lists(answers["weighted"], worker.ask("find", TWO_REQUESTS, queries))
+    difference = same_lists(answers["weighted"], worker.ask("find", ONE_REQUEST, queries))
     if difference is not None:
         verdict.wrong.append(f"weighted in one request and in two: {difference}")
     row |= {"queries": len(queries), **asdict(verdict)}

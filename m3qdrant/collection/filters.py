@@ -200,8 +200,9 @@ def _range(key: str, path: str, bounds: dict[str, Any]) -> models.FieldCondition
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values.values()):
         numbers = {name: _finite(key, value) for name, value in values.items()}
         return models.FieldCondition(key=path, range=models.Range(**numbers))
-    if all(isinstance(value, dt.date | str) for value in values.values()):
-        times = {name: _time(key, value) for name, value in values.items()}
+    moments = {n: value for n, value in values.items() if isinstance(value, dt.date | str)}
+    if len(moments) == len(values):
+        times = {name: _time(key, moment) for name, moment in moments.items()}
         return models.FieldCondition(key=path, range=models.DatetimeRange(**times))
     raise InputError(
         f"filter: {key}: range bounds must be all numbers or all datetimes: {bounds!r}"

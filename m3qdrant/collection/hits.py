@@ -39,13 +39,13 @@ class Hit:
     @classmethod
     def of(
         cls,
-        point: models.ScoredPoint,
+        point: models.ScoredPoint | models.Record,
         score: float,
         scores: Mapping[str, float],
         group: str | int | None = None,
         vectors: Mapping[str, Any] | None = None,
     ) -> Hit:
-        """From a scored point of any engine."""
+        """From a point of any engine."""
         document = Document.of_point(point)
         return cls(document.id, document.text, document.payload, score, scores, group, vectors)
 

@@ -274,7 +274,6 @@ class Collection:
 
         if self.layout is None:
             return [[] for _ in range(len(embeddings))]
-        self._need(search.mode)
         if search.group_by is not None:
             self._need("groups")
         return (yield from searching.search(self.name, self.layout, embeddings, search))

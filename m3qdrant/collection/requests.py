@@ -1,19 +1,12 @@
-"""From an embedded query and a `Search` to Qdrant's requests, and from its answers to scores.
+"""From an embedded query and a `Search` to Qdrant's requests, and its answers as scores.
 
-The modes
-    dense, sparse   that one vector's own search
-    colbert         MaxSim over the candidates
-    weighted        (w1 dense + w2 lexical + w3 MaxSim / n_q) / (w1 + w2 + w3) over the candidates
-    rrf             reciprocal rank fusion of the three rankings, 1 / (60 + rank)
-    dbsf            distribution-based score fusion of the three rankings
+A search asks for lists of ids first: the best by the dense and by the sparse vector, which are the
+candidates of the modes that rank those. Then for the candidates' exact scores by each of the three
+vectors, of which `fusion.py` makes the mode's ranking. What is ranked doesn't depend on the page
+that is asked for, nor on the order in which an engine gives equal scores.
 
-The candidates are the union of the dense and the sparse top list, each `candidates` long.
-
-`weighted` is one request: a formula over three prefetches, each restricted to the same nested
-candidates. The other way, the candidates' ids first and then their scores by `has_id`, runs the
-candidate stage once instead of three times, but is slower on the embedded engine and one round
-trip more on a server. (In-memory mode, which has no index, is faster that way.) `python -m
-benchmarks store` measures both.
+(All in one request is possible too, a formula over prefetches of nested candidates. It runs the
+candidates' stage three times, and its ranks are the engine's.)
 """
 
 from __future__ import annotations
@@ -25,19 +18,16 @@ from typing import Any
 from qdrant_client import models
 
 from m3qdrant.collection import points
+from m3qdrant.collection.fusion import Scores
 from m3qdrant.collection.layout import Layout
 from m3qdrant.collection.search import Search
 from m3qdrant.encode import M3Embeddings, pool_query
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE, SPARSE, VECTORS
 
-__all__ = ["EmbeddedQuery", "component_requests", "component_scores", "search_request"]
-
-# Qdrant scores a rank r (from 0) as 1 / (r + k); the usual 1 / (60 + rank from 1) is its k = 61
-_RRF_K = 61
+__all__ = ["EmbeddedQuery", "component_requests", "component_scores", "list_request"]
 
 DEFAULT_OVERSAMPLING = 2.0
-COLBERT_OVERSAMPLING = 4.0
 """How many times the limit is taken by quantized vectors, before the originals rank again."""
 
 
@@ -89,84 +79,42 @@ class EmbeddedQuery:
         return [name for name in VECTORS if self.vector(name) is not None]
 
 
-def search_request(query: EmbeddedQuery, search: Search) -> models.QueryRequest | None:
-    """The request that answers a search, or None where nothing can be found.
+def list_request(
+    query: EmbeddedQuery,
+    search: Search,
+    name: str,
+    limit: int,
+    *,
+    beyond: Sequence[models.ExtendedPointId] | None = None,
+) -> models.QueryRequest:
+    """The best `limit` points by the dense or the sparse vector; ids and scores.
 
-    That is the sparse search of a query without lexical weights; in the other modes such a query
-    has a lexical score of 0 everywhere.
+    Args:
+        query: it has something to say to this vector.
+        search: the filter and the parameters.
+        name: the vector's.
+        limit: how many.
+        beyond: the best but for these, found without the index, so that nothing is missed.
     """
-    mode = search.mode
-    common: dict[str, Any] = {
-        "limit": search.depth if search.paged_here else search.limit,
-        "offset": None if search.paged_here else search.offset or None,
-        "with_payload": True,
-        "with_vector": search.wanted_vectors,
-        "score_threshold": search.score_threshold,
-    }
-    if mode in (DENSE, SPARSE):
-        vector = query.vector(mode)
-        if vector is None:
-            return None
-        return models.QueryRequest(
-            query=vector,
-            using=mode,
-            filter=search.condition,
-            params=_first(query, search, mode),
-            **common,
-        )
-
-    candidates = max(search.candidates, search.depth * search.group_size)
-    top = [
-        models.Prefetch(
-            query=query.vector(name),
-            using=name,
-            limit=candidates,
-            filter=search.condition,
-            params=_first(query, search, name),
-        )
-        for name in query.present()
-        if name != COLBERT
-    ]
-    if mode == COLBERT:
-        # MAX_SIM sums over the query's tokens, a score of ours is their mean
-        if search.score_threshold is not None:
-            common["score_threshold"] = search.score_threshold * query.tokens
-        return models.QueryRequest(
-            prefetch=top,
-            query=query.colbert,
-            using=COLBERT,
-            params=_late(query, search),
-            **common,
-        )
-    if mode == "weighted":
-        return models.QueryRequest(
-            prefetch=[
-                models.Prefetch(
-                    prefetch=top,
-                    query=query.vector(name),
-                    using=name,
-                    limit=len(top) * candidates,
-                    params=_again(query, name),
-                )
-                for name in query.present()
-            ],
-            query=_weighted_formula(query, search.weights),
-            **common,
-        )
-    late = models.Prefetch(
-        prefetch=top,
-        query=query.colbert,
-        using=COLBERT,
-        limit=candidates,
-        params=_again(query, COLBERT),
-    )
+    condition, params = search.condition, _first(query, search, name)
+    if beyond is not None:
+        condition = _without(condition, beyond)
+        params = _exactly(query, name)
     return models.QueryRequest(
-        prefetch=[*top, late],
-        query=models.RrfQuery(rrf=models.Rrf(k=_RRF_K))
-        if mode == "rrf"
-        else models.FusionQuery(fusion=models.Fusion.DBSF),
-        **common,
+        query=query.vector(name),
+        using=name,
+        filter=condition,
+        params=params,
+        limit=limit,
+        with_payload=False,
     )
+
+
+def _without(
+    condition: models.Filter | None, ids: Sequence[models.ExtendedPointId]
+) -> models.Filter:
+    others = models.Filter(must_not=[models.HasIdCondition(has_id=list(ids))])
+    return others if condition is None else models.Filter(must=[condition, others])
 
 
 def _first(query: EmbeddedQuery, search: Search, name: str) -> models.SearchParams | None:
@@ -186,41 +134,14 @@ def _first(query: EmbeddedQuery, search: Search, name: str) -> models.SearchPara
     )
 
 
-def _late(query: EmbeddedQuery, search: Search) -> models.SearchParams | None:
-    """How candidates are ranked by MaxSim alone: only the best are read from the originals."""
-    if not query.layout.schema.is_quantized(COLBERT) or search.exact:
-        return _again(query, COLBERT)
-    return models.SearchParams(
-        quantization=models.QuantizationSearchParams(
-            rescore=True, oversampling=search.oversampling or COLBERT_OVERSAMPLING
-        )
-    )
-
-
-def _again(query: EmbeddedQuery, name: str) -> models.SearchParams | None:
-    """How few given points are scored: by the original vectors, so that the scores are exact."""
-    if not query.layout.schema.is_quantized(name):
+def _exactly(query: EmbeddedQuery, name: str) -> models.SearchParams | None:
+    """How given points are scored: each of them, by the original vectors."""
+    if name == SPARSE:  # an inverted index misses nothing
         return None
-    return models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
-
-
-def _weighted_formula(query: EmbeddedQuery, weights: Sequence[float]) -> models.FormulaQuery:
-    total = sum(weights)
-    factors = {
-        DENSE: weights[0] / total,
-        SPARSE: weights[1] / total,
-        COLBERT: weights[2] / total / query.tokens,  # MAX_SIM sums, the formula has the mean
-    }
-    present = query.present()
-    return models.FormulaQuery(
-        formula=models.SumExpression(
-            sum=[
-                models.MultExpression(mult=[factors[name], f"$score[{i}]"])
-                for i, name in enumerate(present)
-            ]
-        ),
-        # a document that shares no term with the query is not among the sparse scores
-        defaults={f"$score[{i}]": 0.0 for i in range(len(present))},
+    quantized = query.layout.schema.is_quantized(name)
+    return models.SearchParams(
+        exact=True,
+        quantization=models.QuantizationSearchParams(ignore=True) if quantized else None,
     )
 
 
@@ -235,10 +156,10 @@ def component_requests(
             models.QueryRequest(
                 query=query.vector(name),
                 using=name,
-                # so narrow a filter makes Qdrant scan just these points, so the scores are exact
                 filter=hits,
                 limit=len(point_ids),
-                params=_again(query, name),
+                params=_exactly(query, name),
+                with_payload=False,
             ),
         )
         for name in query.present()
@@ -246,17 +167,15 @@ def component_requests(
 
 
 def component_scores(
-    query: EmbeddedQuery,
-    point_ids: Sequence[models.ExtendedPointId],
-    answers: Iterable[tuple[str, Sequence[models.ScoredPoint]]],
-) -> list[dict[str, float]]:
-    """For each point {"dense", "sparse", "colbert"} from the answers to `component_requests`.
+    query: EmbeddedQuery, answers: Iterable[tuple[str, Sequence[models.ScoredPoint]]]
+) -> Scores:
+    """By vector the score of each point in the answers to `component_requests`.
 
-    A point that an answer lacks scores 0.0 there: it shares no term with the query.
+    A point is missing where it has no such vector, or shares no term with the query. MAX_SIM sums
+    over the query's tokens; the mean is the reference's score.
     """
-    scores = {id: dict.fromkeys(VECTORS, 0.0) for id in point_ids}
+    scores: Scores = {name: {} for name in VECTORS}
     for name, scored in answers:
         divisor = query.tokens if name == COLBERT else 1
-        for point in scored:
-            scores[point.id][name] = point.score / divisor
-    return [scores[id] for id in point_ids]
+        scores[name] = {point.id: float(point.score) / divisor for point in scored}
+    return scores

@@ -27,7 +27,7 @@ class SearchOptions(TypedDict, total=False):
     """The less common arguments of a search, by keyword."""
 
     offset: int
-    """Hits (with `group_by`: groups) to skip. Each page ranks all before it again."""
+    """Hits (with `group_by`: groups) to skip. Pages are slices of one ranking."""
     score_threshold: float | None
     """The least score of a hit, on the mode's own scale."""
     group_by: str | None
@@ -36,7 +36,8 @@ class SearchOptions(TypedDict, total=False):
     group_size: int
     """Hits a group, 1 by default."""
     diversity: float | None
-    """From 0 to 1: maximal marginal relevance over the first `candidates` of the ranking."""
+    """From 0 to 1: maximal marginal relevance over the first `candidates` of the ranking, which
+    ends there."""
     with_vectors: bool | Sequence[str]
     """Stored vectors to give out in `Hit.vectors`: all, or those named."""
     exact: bool
@@ -44,7 +45,8 @@ class SearchOptions(TypedDict, total=False):
     ef: int | None
     """How many neighbours the HNSW search keeps in sight: more finds better and takes longer."""
     oversampling: float | None
-    """On quantized vectors: how many times the limit is taken before the originals rank again."""
+    """On quantized dense vectors: how many times `candidates` are taken before the originals rank
+    again."""
     components: bool
     """Ask for each hit's three exact scores, `Hit.scores`: one more request. True by default."""
 
@@ -135,25 +137,7 @@ class Search:
         """The filter, as Qdrant takes it."""
         return as_filter(self.filter)
 
-    @property
-    def depth(self) -> int:
-        """How many hits, or groups, have to be ranked: those before the page, and the page."""
-        depth = self.offset + self.limit
-        return max(depth, self.candidates) if self.diversity is not None else depth
-
-    @property
-    def paged_here(self) -> bool:
-        """Whether the page is cut on our side: from groups, or from a diversified ranking."""
-        return self.group_by is not None or self.diversity is not None
-
-    @property
-    def wanted_vectors(self) -> bool | list[str]:
-        """The vectors to fetch: those asked for, and the dense ones where hits are diversified."""
-        if isinstance(self.with_vectors, bool):
-            return self.with_vectors or ([DENSE] if self.diversity is not None else False)
-        return [*self.with_vectors, *([DENSE] if self.diversity is not None else [])]
-
-    def vectors_of(self, point: models.ScoredPoint) -> dict[str, Any] | None:
+    def vectors_of(self, point: models.ScoredPoint | models.Record) -> dict[str, Any] | None:
         """The vectors that were asked for, of a point that may hold more."""
         if not self.with_vectors or not isinstance(point.vector, dict):
             return None

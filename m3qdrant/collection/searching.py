@@ -1,8 +1,17 @@
-"""A search as an operation: rankings in one round trip, the hits' component scores in one more."""
+"""A search as an operation: lists of ids, the candidates' scores, and then the page's documents.
+
+A page is a slice of one ranking, whatever the page: `candidates` alone says how far the lists go.
+Equal scores are ordered by the document's id, at the lists' ends too, so that every engine gives
+the same. Documents' ids are asked for only where that matters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from qdrant_client import models
@@ -11,30 +20,57 @@ from m3qdrant.collection import calls
 from m3qdrant.collection.calls import Steps
 from m3qdrant.collection.diversity import diversify
 from m3qdrant.collection.documents import document_id
+from m3qdrant.collection.fusion import PointId, Ranking, Scores, fused, ordered, settled, tied
 from m3qdrant.collection.hits import Hit
 from m3qdrant.collection.layout import Layout
 from m3qdrant.collection.requests import (
     EmbeddedQuery,
     component_requests,
     component_scores,
-    search_request,
+    list_request,
 )
 from m3qdrant.collection.search import Search
 from m3qdrant.encode import M3Embeddings
-from m3qdrant.names import COLBERT, DENSE
+from m3qdrant.errors import RankingEndsWarning, StoreDamagedError
+from m3qdrant.jsonpath import first_key, values_at
+from m3qdrant.names import COLBERT, DENSE, OURS, SPARSE, VECTORS
 
 __all__ = ["search"]
 
-_Ranked: TypeAlias = tuple[models.ScoredPoint, str | int | None]
-"""A point as the engine ranked it, and the group it stands for."""
-_Placed: TypeAlias = tuple[models.ScoredPoint, float, str | int | None]
-"""A point on the page that was asked for, its score, and its group."""
+_GROWTH = 4
+_MOST_TIED = 10_000
+"""Where a list ends among more points of one score than this, the engine's order stands."""
+_MOST_COSINE = 1.05
+"""Unit vectors' dot products stay below, also of vectors in float16 or turbo4."""
+
+Group: TypeAlias = "str | int | None"
+
+
+@dataclass
+class _Asked:
+    """One query on its way.
+
+    Attributes:
+        query: its vectors.
+        lists: by vector the best points by it.
+        ranking: what the mode makes of them.
+        scores: the candidates' component scores; None where the mode needs none.
+        cut: whether more documents could have been ranked, had `candidates` been larger.
+        page: the hits asked for: point, score, group.
+    """
+
+    query: EmbeddedQuery
+    lists: dict[str, Ranking] = field(default_factory=dict)
+    ranking: Ranking = field(default_factory=list)
+    scores: Scores | None = None
+    cut: bool = False
+    page: list[tuple[PointId, float, Group]] = field(default_factory=list)
 
 
 def search(
     name: str, layout: Layout, embeddings: M3Embeddings, search: Search
 ) -> Steps[list[list[Hit]]]:
-    """The hits of each of the n queries: all rankings in one request, all components in one more.
+    """The hits of each of the n queries; each step asks for all of them at once.
 
     Args:
         name: the collection's.
@@ -42,99 +78,325 @@ def search(
         embeddings: of n queries.
         search: what else is asked.
     """
-    asked = [EmbeddedQuery.of(embeddings[i], layout) for i in range(len(embeddings))]
-    requests = [search_request(query, search) for query in asked]
-    rankings = yield from (
-        _ranked(name, requests)
-        if search.group_by is None
-        else _grouped(name, requests, search, search.group_by)
-    )
-    pages = [_page(points, search, query) for points, query in zip(rankings, asked, strict=True)]
-    scores: list[list[dict[str, float]]] = [[{} for _ in page] for page in pages]
-    if search.components:
-        scores = yield from _components(name, asked, pages)
-    return [
-        [
-            Hit.of(point, score, components, group, search.vectors_of(point))
-            for (point, score, group), components in zip(page, parts, strict=True)
+    asked = [_Asked(EmbeddedQuery.of(embeddings[i], layout)) for i in range(len(embeddings))]
+    operation = _Searching(name, layout, search, asked)
+    if search.group_by is not None and search.mode in (DENSE, SPARSE):
+        yield from operation.groups_of_all(search.group_by)
+    else:
+        yield from operation.rank()
+        yield from operation.cut_pages()
+    operation.warn()
+    return (yield from operation.hits())
+
+
+class _Searching:
+    """The steps of one search."""
+
+    def __init__(self, name: str, layout: Layout, search: Search, asked: list[_Asked]) -> None:
+        self._name = name
+        self._layout = layout
+        self._search = search
+        self._asked = asked
+        self._documents: dict[PointId, str] = {}  # ids, as far as they were needed
+
+    # -- ranking
+
+    def rank(self) -> Steps[None]:
+        """Every query's ranking, as far as the page needs it."""
+        mode, candidates = self._search.mode, self._search.candidates
+        depth = self._search.offset + self._search.limit
+        if mode == DENSE:
+            yield from self._list(DENSE, candidates)
+            if depth > candidates and self._search.diversity is None:
+                yield from self._go_on(depth - candidates)
+        elif mode == SPARSE:
+            yield from self._list(SPARSE, max(candidates, depth))
+        else:
+            yield from self._list(DENSE, candidates)
+            yield from self._list(SPARSE, candidates)
+            yield from self._score()
+            yield from self._fuse()
+        for one in self._asked:
+            if mode in (DENSE, SPARSE):
+                one.ranking = one.lists.get(mode, [])
+            least = self._search.score_threshold
+            if least is not None:
+                kept = [entry for entry in one.ranking if entry[1] >= least]
+                one.cut = one.cut and len(kept) == len(one.ranking)
+                one.ranking = kept
+
+    def _list(self, vector: str, wanted: int) -> Steps[None]:
+        """The best `wanted` points by a vector, of every query that has one."""
+
+        def request(one: _Asked, limit: int) -> models.QueryRequest:
+            return list_request(one.query, self._search, vector, limit)
+
+        waiting = [one for one in self._asked if one.query.vector(vector) is not None]
+        found = yield from self._best(waiting, request, wanted)
+        for one, (ranking, more) in zip(waiting, found, strict=True):
+            one.lists[vector] = ranking
+            one.cut = one.cut or more
+
+    def _go_on(self, wanted: int) -> Steps[None]:
+        """So many more by the dense vector, behind those that an index found."""
+
+        def request(one: _Asked, limit: int) -> models.QueryRequest:
+            found = [id for id, _ in one.lists[DENSE]]
+            return list_request(one.query, self._search, DENSE, limit, beyond=found)
+
+        waiting = [one for one in self._asked if one.cut]
+        found = yield from self._best(waiting, request, wanted)
+        for one, (ranking, more) in zip(waiting, found, strict=True):
+            one.lists[DENSE] += ranking
+            one.cut = more
+
+    def _best(
+        self,
+        asked: Sequence[_Asked],
+        request: Callable[[_Asked, int], models.QueryRequest],
+        wanted: int,
+    ) -> Steps[list[tuple[Ranking, bool]]]:
+        """For each query its best `wanted`, by requests of a limit, and whether there are more."""
+        found: list[Ranking] = [[] for _ in asked]
+        waiting, limit = list(range(len(asked))), wanted + 1
+        while waiting:
+            answers = yield from calls.query_batch_points(
+                self._name, [request(asked[i], limit) for i in waiting]
+            )
+            for i, answer in zip(waiting, answers, strict=True):
+                found[i] = [(point.id, float(point.score)) for point in answer.points]
+            # an end among equals: which of them are in isn't for the engine to say
+            waiting = [
+                i
+                for i in waiting
+                if len(found[i]) == limit and found[i][wanted - 1][1] == found[i][-1][1]
+            ]
+            if limit >= _MOST_TIED:
+                break
+            limit *= _GROWTH
+        yield from self._name_tied(found, [wanted])
+        return [(settled(each, self._documents)[:wanted], len(each) > wanted) for each in found]
+
+    def _score(self) -> Steps[None]:
+        """The exact scores of all candidates by each vector."""
+        ids = [
+            list({id: None for each in one.lists.values() for id, _ in each})
+            for one in self._asked
         ]
-        for page, parts in zip(pages, scores, strict=True)
-    ]
+        scores = yield from self._components(ids)
+        for one, each in zip(self._asked, scores, strict=True):
+            one.scores = each
 
+    def _components(self, ids: Sequence[Sequence[PointId]]) -> Steps[list[Scores]]:
+        wanted = [
+            component_requests(one.query, each) if each else []
+            for one, each in zip(self._asked, ids, strict=True)
+        ]
+        requests = [request for each in wanted for _, request in each]
+        answers = (yield from calls.query_batch_points(self._name, requests)) if requests else []
+        rest = iter(answers)
+        found = []
+        for one, each in zip(self._asked, wanted, strict=True):
+            scores = component_scores(one.query, [(v, next(rest).points) for v, _ in each])
+            self._check(scores)
+            found.append(scores)
+        return found
 
-def _ranked(
-    name: str, requests: Sequence[models.QueryRequest | None]
-) -> Steps[list[list[_Ranked]]]:
-    rankings: list[list[_Ranked]] = [[] for _ in requests]
-    sent = [(i, request) for i, request in enumerate(requests) if request is not None]
-    if sent:
-        answers = yield from calls.query_batch_points(name, [request for _, request in sent])
-        for (i, _), answer in zip(sent, answers, strict=True):
-            rankings[i] = [(point, None) for point in answer.points]
-    return rankings
+    def _fuse(self) -> Steps[None]:
+        mode, candidates = self._search.mode, self._search.candidates
+        lists: list[dict[str, Ranking]] = [{} for _ in self._asked]
+        if mode in ("rrf", "dbsf"):
+            late = []
+            for one in self._asked:
+                assert one.scores is not None
+                exact = {
+                    name: {id: one.scores[name].get(id, score) for id, score in ranking}
+                    for name, ranking in one.lists.items()
+                }
+                late.append({**exact, COLBERT: one.scores[COLBERT]})
+            rankings = [ordered(s, self._documents) for each in late for s in each.values()]
+            # ranks count: what is equal must be in order everywhere
+            yield from self._name_tied(rankings, None if mode == "rrf" else [candidates])
+            lists = [
+                {name: ordered(s, self._documents)[:candidates] for name, s in each.items()}
+                for each in late
+            ]
+        for one, each in zip(self._asked, lists, strict=True):
+            assert one.scores is not None
+            final = fused(mode, self._search.weights, each, one.scores)
+            one.ranking = ordered(final, self._documents)
 
+    def _name_tied(self, rankings: Sequence[Ranking], cuts: Sequence[int] | None) -> Steps[None]:
+        """Learn the ids of the documents among which something else than the score decides."""
+        ids = {
+            id: None
+            for ranking in rankings
+            for id in tied(ranking, cuts)
+            if id not in self._documents
+        }
+        if ids:
+            records = yield from calls.retrieve(self._name, list(ids), with_payload=[OURS])
+            self._documents.update({record.id: document_id(record) for record in records})
 
-def _grouped(
-    name: str, requests: Sequence[models.QueryRequest | None], search: Search, group_by: str
-) -> Steps[list[list[_Ranked]]]:
-    """Groups in the order of their best hits; Qdrant has no batch of groups."""
-    rankings: list[list[_Ranked]] = []
-    for request in requests:
-        points: list[_Ranked] = []
-        if request is not None:
+    # -- pages
+
+    def cut_pages(self) -> Steps[None]:
+        """From the rankings what was asked for of them."""
+        search = self._search
+        start, end = search.offset, search.offset + search.limit
+        if search.group_by is not None:
+            yield from self._group(search.group_by)
+            return
+        if search.diversity is not None:
+            yield from self._diversify(search.diversity)
+        else:
+            yield from self._settle([start, end])
+        for one in self._asked:
+            one.page = [(id, score, None) for id, score in one.ranking[start:end]]
+
+    def _settle(self, cuts: Sequence[int] | None) -> Steps[None]:
+        yield from self._name_tied([one.ranking for one in self._asked], cuts)
+        for one in self._asked:
+            one.ranking = settled(one.ranking, self._documents)
+
+    def _diversify(self, diversity: float) -> Steps[None]:
+        """The best `candidates`, in the order in which diversity takes them."""
+        yield from self._settle(None)
+        for one in self._asked:
+            one.cut = one.cut or len(one.ranking) > self._search.candidates
+            one.ranking = one.ranking[: self._search.candidates]
+        ids = {id: None for one in self._asked for id, _ in one.ranking}
+        records = []
+        if ids:
+            records = yield from calls.retrieve(self._name, list(ids), with_vectors=[DENSE])
+        vectors: dict[PointId, Any] = {r.id: r.vector for r in records}
+        for one in self._asked:
+            pool = [entry for entry in one.ranking if entry[0] in vectors]
+            taken = diversify(
+                [score for _, score in pool],
+                [vectors[id][DENSE] for id, _ in pool],
+                diversity,
+                self._search.offset + self._search.limit,
+            )
+            one.ranking = [pool[i] for i in taken]
+
+    def _group(self, group_by: str) -> Steps[None]:
+        """Groups of the candidates, in the order of their best."""
+        search = self._search
+        ids = list({id: None for one in self._asked for id, _ in one.ranking})
+        records = []
+        if ids:
+            fields = [first_key(group_by), OURS]
+            records = yield from calls.retrieve(self._name, ids, with_payload=fields)
+        self._documents.update({record.id: document_id(record) for record in records})
+        payloads = {record.id: record.payload for record in records}
+        for one in self._asked:
+            groups: dict[str | int, list[tuple[PointId, float, Group]]] = {}
+            for id, score in ordered(dict(one.ranking), self._documents):
+                values = values_at(payloads.get(id), group_by)
+                # as in Qdrant, one value that can name no group keeps a point out of all
+                if not all(type(value) in (int, str) for value in values):
+                    continue
+                for value in dict.fromkeys(values):
+                    members = groups.setdefault(value, [])
+                    if len(members) < search.group_size:
+                        members.append((id, score, value))
+            page = list(groups.values())[search.offset : search.offset + search.limit]
+            one.cut = one.cut and len(page) < search.limit
+            one.page = [member for members in page for member in members]
+
+    def groups_of_all(self, group_by: str) -> Steps[None]:
+        """Groups of the whole collection by one vector; Qdrant has no batch of them."""
+        search = self._search
+        for one in self._asked:
+            if one.query.vector(search.mode) is None:
+                continue
+            request = list_request(one.query, search, search.mode, search.candidates)
+            request.score_threshold = search.score_threshold
             answer = yield from calls.query_points_groups(
-                name,
+                self._name,
                 request,
                 group_by=group_by,
-                limit=search.depth,
+                limit=search.candidates,
                 group_size=search.group_size,
+                with_payload=[OURS],
             )
-            groups = answer.groups[search.offset : search.depth]
-            points = [(point, group.id) for group in groups for point in group.hits]
-        rankings.append(points)
-    return rankings
+            groups = []
+            for group in answer.groups:
+                hits = sorted(group.hits, key=lambda hit: (-hit.score, document_id(hit)))
+                groups.append((group.id, hits))
+            groups.sort(key=lambda group: (-group[1][0].score, document_id(group[1][0])))
+            page = groups[search.offset : search.offset + search.limit]
+            one.cut = len(groups) == search.candidates and len(page) < search.limit
+            one.page = [(hit.id, float(hit.score), value) for value, hits in page for hit in hits]
 
-
-def _components(
-    name: str, asked: Sequence[EmbeddedQuery], pages: Sequence[list[_Placed]]
-) -> Steps[list[list[dict[str, float]]]]:
-    wanted = [
-        component_requests(query, [point.id for point, _, _ in page]) if page else []
-        for query, page in zip(asked, pages, strict=True)
-    ]
-    requests = [request for each in wanted for _, request in each]
-    answers = (yield from calls.query_batch_points(name, requests)) if requests else []
-    rest = iter(answers)
-    return [
-        component_scores(
-            query,
-            [point.id for point, _, _ in page],
-            [(vector, next(rest).points) for vector, _ in each],
+    def warn(self) -> None:
+        """Say where a page reaches behind the end of its ranking, and there are more documents."""
+        search = self._search
+        groups = search.group_by is not None
+        endless = search.mode in (DENSE, SPARSE) and not groups and search.diversity is None
+        short = [
+            one for one in self._asked if one.cut and (groups or len(one.page) < search.limit)
+        ]
+        if endless or not short:
+            return
+        what = "of groups ends" if groups else f"ends after {len(short[0].ranking)} documents"
+        warnings.warn(
+            f"the ranking by mode {search.mode!r} {what}: it is made of the {search.candidates} "
+            "best by each vector, and the page reaches behind it; give candidates= a larger "
+            "number, the same for all pages",
+            RankingEndsWarning,
+            stacklevel=2,
         )
-        for query, page, each in zip(asked, pages, wanted, strict=True)
-    ]
 
+    # -- what is found
 
-def _page(ranking: list[_Ranked], search: Search, query: EmbeddedQuery) -> list[_Placed]:
-    """What of a ranking is given out, in order, with scores as the mode defines them."""
-    # MAX_SIM sums over the query's tokens; the mean is the reference's score, on one scale for all
-    divisor = query.tokens if search.mode == COLBERT else 1
-    placed = [(point, float(point.score) / divisor, group) for point, group in ranking]
-    if search.group_by is not None:
-        return placed
-    # the engine gives equal scores in any order, and cuts at the limit as it likes
-    placed.sort(key=lambda entry: (-entry[1], document_id(entry[0])))
-    if search.diversity is not None:
-        taken = diversify(
-            [score for _, score, _ in placed],
-            [_dense(point) for point, _, _ in placed],
-            search.diversity,
-            search.offset + search.limit,
-        )
-        placed = [placed[i] for i in taken[search.offset :]]
-    return placed
+    def hits(self) -> Steps[list[list[Hit]]]:
+        """The pages' documents, with their component scores."""
+        search = self._search
+        ids = list({id: None for one in self._asked for id, _, _ in one.page})
+        if search.components and any(one.scores is None for one in self._asked):
+            scores = yield from self._components(
+                [[id for id, _, _ in one.page] for one in self._asked]
+            )
+            for one, each in zip(self._asked, scores, strict=True):
+                one.scores = each
+        records: list[models.Record] = []
+        if ids:
+            records = yield from calls.retrieve(
+                self._name, ids, with_payload=True, with_vectors=search.with_vectors
+            )
+        points = {record.id: record for record in records}
+        return [self._page(one, points) for one in self._asked]
 
+    def _page(self, one: _Asked, points: dict[PointId, models.Record]) -> list[Hit]:
+        search = self._search
+        hits = []
+        for id, score, group in one.page:
+            point = points.get(id)
+            if point is None:  # deleted meanwhile
+                continue
+            components = {}
+            if search.components and one.scores is not None:
+                components = {vector: one.scores[vector].get(id, 0.0) for vector in VECTORS}
+            hits.append(Hit.of(point, score, components, group, search.vectors_of(point)))
+        if search.group_by is not None or search.diversity is not None:
+            return hits
+        # what is equal within the page is in the engine's order so far
+        runs = itertools.groupby(hits, key=lambda hit: hit.score)
+        return [hit for _, run in runs for hit in sorted(run, key=lambda hit: hit.id)]
 
-def _dense(point: models.ScoredPoint) -> Any:
-    vectors: Any = point.vector
-    return vectors[DENSE]
+    def _check(self, scores: Scores) -> None:
+        """Refuse to give out what no vectors of this model can score."""
+        if self._layout.model is None:  # vectors of the caller's own, of whatever length
+            return
+        for vector, each in scores.items():
+            for id, score in each.items():
+                if math.isfinite(score) and (vector == SPARSE or abs(score) <= _MOST_COSINE):
+                    continue
+                raise StoreDamagedError(
+                    f"the collection {self._name!r}: point {id} has a {vector} score of {score}, "
+                    "which no vectors of the model can have: what is stored of it is damaged; "
+                    "`m3qdrant doctor` says what else is, and ingesting the document again "
+                    "replaces it"
+                )

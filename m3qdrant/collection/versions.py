@@ -30,14 +30,7 @@ class Feature:
 
 FEATURES: dict[str, Feature] = {
     "multivectors": Feature((1, 10), "multivectors and the query API"),
-    "dense": Feature((1, 10), "mode 'dense'"),
-    "sparse": Feature((1, 10), "mode 'sparse'"),
-    "colbert": Feature((1, 10), "mode 'colbert'"),
     "groups": Feature((1, 11), "group_by"),
-    "dbsf": Feature((1, 11), "mode 'dbsf'"),
-    "weighted": Feature((1, 14), "mode 'weighted'", "use mode 'dbsf'"),
-    # its k; before that the server's own constant, 2, could not be changed
-    "rrf": Feature((1, 16), "mode 'rrf'", "use mode 'dbsf'"),
     # older ones drop it in silence, and with it what tells which model the vectors come from
     "metadata": Feature((1, 16), "metadata of a collection"),
     "quantization turbo4": Feature((1, 18), "quantization 'turbo4'", "use 'int8'"),
@@ -45,7 +38,7 @@ FEATURES: dict[str, Feature] = {
     "quantization turbo8": Feature((1, 20), "quantization 'turbo8'", "use 'int8'"),
     "datatype turbo8": Feature((1, 20), "datatype 'turbo8'", "use 'float16'"),
 }
-"""By name; a search mode's name is a feature too."""
+"""By name. The search modes need no more than the query API."""
 
 
 def check(feature: str, version: str, where: str) -> None:

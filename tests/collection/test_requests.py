@@ -9,10 +9,9 @@ import torch
 from qdrant_client import models
 
 from m3qdrant import M3Embeddings, SparseVectors, TokenVectors
-from m3qdrant.collection import EmbeddedQuery, Layout, M3Schema, Search, calls, check_queries
-from m3qdrant.collection.requests import component_scores, search_request
+from m3qdrant.collection import EmbeddedQuery, Layout, M3Schema, Search, check_queries
+from m3qdrant.collection.requests import component_requests, component_scores, list_request
 from m3qdrant.errors import InputError
-from m3qdrant.names import MODES, Mode
 
 DIM, COLBERT_DIM = 6, 4
 
@@ -27,14 +26,6 @@ def embedded(tokens: int = 3, schema: M3Schema | None = None, terms: int = 2) ->
         TokenVectors(unit(torch.randn(tokens, COLBERT_DIM), dim=-1), torch.tensor([0, tokens])),
     )
     return EmbeddedQuery.of(views, Layout(schema or M3Schema(), DIM, COLBERT_DIM, None))
-
-
-def legs_of(stage: models.QueryRequest | models.Prefetch | None) -> list[models.Prefetch]:
-    """The prefetches of a request, or of one of its prefetches."""
-    assert stage is not None
-    assert isinstance(stage.prefetch, list)
-    assert stage.prefetch
-    return stage.prefetch
 
 
 @pytest.mark.parametrize(
@@ -77,73 +68,55 @@ def test_wrong_queries_are_named(queries: Any, complaint: str) -> None:
         check_queries(queries)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_pages_are_cut_by_the_engine_unless_hits_are_grouped_or_diversified(
-    mode: Mode,
-) -> None:
-    plain = search_request(embedded(), Search(mode, limit=4, offset=6, candidates=5))
-    assert plain is not None
-    assert (plain.limit, plain.offset) == (4, 6)
-    diverse = search_request(embedded(), Search(mode, 4, 50, offset=6, diversity=0.3))
-    assert diverse is not None
-    assert (diverse.limit, diverse.offset, diverse.with_vector) == (50, None, ["dense"])
-    grouped = Search(mode, 4, 50, offset=6, group_by="lang", group_size=20)
-    request = search_request(embedded(), grouped)
-    assert request is not None
-    arguments = calls.query_points_groups(
-        "c", request, group_by="lang", limit=grouped.depth, group_size=grouped.group_size
-    ).arguments
-    assert (arguments["limit"], arguments["group_size"], arguments["group_by"]) == (10, 20, "lang")
+def test_lists_are_ids_and_scores_of_the_whole_collection() -> None:
+    condition = models.Filter(must=[models.HasIdCondition(has_id=[1])])
+    search = Search("weighted", limit=4, offset=6, candidates=5, filter=condition)
+    for name in ("dense", "sparse"):
+        request = list_request(embedded(), search, name, 5)
+        assert (request.using, request.limit, request.offset) == (name, 5, None)
+        assert (request.with_payload, request.with_vector) == (False, None)
+        assert request.filter == condition
+        assert request.params is None
 
 
-def test_the_first_stage_holds_at_least_what_the_page_needs() -> None:
-    for options, wanted in (
-        ({"limit": 7, "candidates": 3}, 7),
-        ({"limit": 7, "offset": 30, "candidates": 3}, 37),
-        ({"limit": 2, "candidates": 3, "group_by": "lang", "group_size": 9}, 18),
-        ({"limit": 2, "candidates": 40}, 40),
-    ):
-        request = search_request(embedded(), Search("weighted", **options))
-        assert {leg.limit for outer in legs_of(request) for leg in legs_of(outer)} == {wanted}
-
-
-def test_a_threshold_on_the_mean_becomes_one_on_the_sum() -> None:
-    query = embedded(tokens=5)
-    request = search_request(query, Search("colbert", score_threshold=0.5))
-    assert request is not None
-    assert request.score_threshold == pytest.approx(2.5)
-    others: tuple[Mode, ...] = ("dense", "weighted", "rrf")
-    for mode in others:
-        request = search_request(query, Search(mode, score_threshold=0.5))
-        assert request is not None
-        assert request.score_threshold == 0.5
+def test_behind_what_an_index_found_nothing_is_missed() -> None:
+    condition = models.Filter(should=[models.HasIdCondition(has_id=[1, 2])])
+    query = embedded(schema=M3Schema(dense_quantization="int8"))
+    request = list_request(query, Search("dense", filter=condition), "dense", 5, beyond=[1, 3])
+    assert request.params is not None
+    assert request.params.exact is True
+    assert request.params.quantization == models.QuantizationSearchParams(ignore=True)
+    assert request.filter is not None
+    assert request.filter.must == [
+        condition,
+        models.Filter(must_not=[models.HasIdCondition(has_id=[1, 3])]),
+    ]
 
 
 def test_quantized_vectors_find_and_the_originals_score() -> None:
     query = embedded(schema=M3Schema(dense_quantization="int8", colbert_quantization="int8"))
-    request = search_request(query, Search("weighted", oversampling=3.0, ef=77))
-    legs = legs_of(request)
-    originals = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
-    assert {leg.using: leg.params for leg in legs} == {
+    originals = models.SearchParams(
+        exact=True, quantization=models.QuantizationSearchParams(ignore=True)
+    )
+    requests = component_requests(query, [7, 9])
+    assert {name: request.params for name, request in requests} == {
         "dense": originals,
         "sparse": None,
         "colbert": originals,
     }
-    for leg in legs:
-        (first,) = [inner for inner in legs_of(leg) if inner.using == "dense"]
-        assert first.params is not None
-        assert first.params.hnsw_ef == 77
-        assert first.params.quantization == models.QuantizationSearchParams(
-            rescore=True, oversampling=3.0
-        )
-    request = search_request(query, Search("dense", exact=True))
-    assert request is not None
-    assert request.params is not None
-    assert request.params.exact is True
-    assert request.params.quantization == models.QuantizationSearchParams(ignore=True)
-    plain = search_request(embedded(), Search("dense"))
-    assert plain is not None
-    assert plain.params is None
+    for _, request in requests:
+        assert request.limit == 2
+        assert request.filter == models.Filter(must=[models.HasIdCondition(has_id=[7, 9])])
+    first = list_request(query, Search("weighted", oversampling=3.0, ef=77), "dense", 9)
+    assert first.params is not None
+    assert first.params.hnsw_ef == 77
+    assert first.params.quantization == models.QuantizationSearchParams(
+        rescore=True, oversampling=3.0
+    )
+    exact = list_request(query, Search("dense", exact=True), "dense", 9)
+    assert exact.params is not None
+    assert exact.params.exact is True
+    assert exact.params.quantization == models.QuantizationSearchParams(ignore=True)
 
 
 def test_a_query_too_long_for_qdrant_is_merged_and_its_mean_is_over_all_tokens() -> None:
@@ -161,5 +134,5 @@ def test_a_query_too_long_for_qdrant_is_merged_and_its_mean_is_over_all_tokens()
     # three equal tokens are one of three times the length, so MAX_SIM's sum is as before
     assert [max(vector) for vector in query.colbert] == [3.0, 1.0, 1.0]
     point = models.ScoredPoint(id=1, version=0, score=5.0)
-    (scores,) = component_scores(query, [1], [("colbert", [point])])
-    assert scores["colbert"] == 1.0
+    scores = component_scores(query, [("colbert", [point])])
+    assert scores == {"dense": {}, "sparse": {}, "colbert": {1: 1.0}}

@@ -6,7 +6,6 @@ import pytest
 
 from m3qdrant.collection import versions
 from m3qdrant.errors import UnsupportedError
-from m3qdrant.names import MODES
 
 WHERE = "http://h:6333"
 
@@ -25,27 +24,22 @@ def test_a_feature_begins_with_its_version(feature: str) -> None:
 
 def test_the_message_says_what_else_there_is() -> None:
     with pytest.raises(UnsupportedError) as caught:
-        versions.check("weighted", "1.12.4", WHERE)
+        versions.check("quantization turbo4", "1.12.4", WHERE)
     assert str(caught.value) == (
-        "server 1.12.4 at http://h:6333 is too old for mode 'weighted' (needs 1.14): upgrade it, "
-        "or use mode 'dbsf'"
+        "server 1.12.4 at http://h:6333 is too old for quantization 'turbo4' (needs 1.18): "
+        "upgrade it, or use 'int8'"
     )
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_is_a_feature(mode: str) -> None:
-    assert f"'{mode}'" in versions.FEATURES[mode].what
 
 
 @pytest.mark.parametrize(
     "version", ["1.17.0-dev", "v1.17.1", "1.17", "dev", "", "master-3f2a"], ids=repr
 )
 def test_other_ways_to_write_a_version(version: str) -> None:
-    assert versions.supports("rrf", version)
-    assert versions.supports("dense", "v1.10.0")
-    assert not versions.supports("rrf", "v1.15.9-dev")
+    assert versions.supports("metadata", version)
+    assert versions.supports("multivectors", "v1.10.0")
+    assert not versions.supports("metadata", "v1.15.9-dev")
 
 
 def test_numbers_are_compared_as_numbers() -> None:
-    assert not versions.supports("dense", "1.9.7")
-    assert versions.supports("dense", "1.100.0")
+    assert not versions.supports("multivectors", "1.9.7")
+    assert versions.supports("multivectors", "1.100.0")

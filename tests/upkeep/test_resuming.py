@@ -203,7 +203,9 @@ def test_a_cursor_of_another_source_is_no_ones(
     target.delete("c", [min(everything(source))])
     target.update_collection(
         "c",
-        {MIGRATION: {"source": "/elsewhere", "collection": "c", "next": last, "points": 19}},
+        metadata={
+            MIGRATION: {"source": "/elsewhere", "collection": "c", "next": last, "points": 19}
+        },
     )
     report = migrate(source, target, "c")
     assert (report.resumed, report.verified, report.copied) == (False, True, 1)
