@@ -27,6 +27,7 @@ __all__ = [
     "RequestRejectedError",
     "SchemaMismatchError",
     "ServerUnavailableError",
+    "SourceError",
     "StoreClosedError",
     "StoreDamagedError",
     "StoreLockedError",
@@ -57,17 +58,38 @@ class DocumentError(InputError):
         id: the document's id, or "#12" (its position in the input) where it has none.
         field: the part that is wrong: "id", "text", "payload", "dense", "sparse", "colbert".
         reason: what is wrong and the remedy, without the id and the field.
+        source: the file, and the line, that it was read from; None where that isn't known.
     """
 
-    def __init__(self, id: str, field: str, reason: str) -> None:
-        super().__init__(f"document {id}: {field}: {reason}")
+    def __init__(self, id: str, field: str, reason: str, source: str | None = None) -> None:
+        place = "" if source is None else f"{source}: "
+        super().__init__(f"{place}document {id}: {field}: {reason}")
         self.id = id
         self.field = field
         self.reason = reason
+        self.source = source
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the arguments, so that the error can cross from a worker process."""
-        return type(self), (self.id, self.field, self.reason)
+        return type(self), (self.id, self.field, self.reason, self.source)
+
+
+class SourceError(DocumentError):
+    """A file, or a line of one, can't be read, so that its documents aren't even known.
+
+    Attributes:
+        id: the file, and the line: "a.jsonl:12"; `source` too.
+        field: "source".
+        reason: what is wrong and the remedy.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, "source", reason, source)
+        self.args = (f"{source}: {reason}",)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error can cross from a worker process."""
+        return type(self), (self.id, self.reason)
 
 
 class PointError(InputError):
@@ -162,7 +184,7 @@ class IngestInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, report: Any) -> None:
-        super().__init__(str(report))
+        super().__init__(report.summary)
         self.report = report
 
     def __reduce__(self) -> tuple[Any, ...]:

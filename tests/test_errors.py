@@ -20,6 +20,7 @@ def test_every_error_pickles_and_is_ours(name: str) -> None:
         "IngestError": ("message", IngestReport(received=3, added=2)),
         "IngestInterrupted": (IngestReport(received=3, added=2),),
         "PointError": ("7", "dense", "NaN"),
+        "SourceError": ("a.jsonl:2", "broken JSON"),
         "SchemaMismatchError": ("does not fit", ["one", "two"]),
     }.get(name, ("message",))
     error = kind(*arguments)

@@ -107,7 +107,7 @@ def interruptible(remains: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        report = f": {stop.report}" if hasattr(stop, "report") else ""
+        report = f": {stop.report.summary}" if hasattr(stop, "report") else ""
         print(f"interrupted{report}; {remains}", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -104,13 +104,15 @@ def ingest(
         except (IngestError, IngestInterrupted) as stop:
             if as_json:
                 print_json(stop.report.to_dict())
+            for line in stop.report.remarks:
+                print(line, file=sys.stderr)
             raise
     if as_json:
         print_json(report.to_dict())
+        for line in report.remarks:
+            print(line, file=sys.stderr)
     else:
         print(report)
-    for error in report.failed:
-        print(f"not stored: {error}", file=sys.stderr)
     if report.failed:
         raise typer.Exit(1)
 

@@ -5,6 +5,7 @@ Each command loads what it needs, so that `--help` is immediate.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -30,21 +31,42 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; any error of ours is one line on stderr and exit status 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason
-            stream.reconfigure(errors="backslashreplace")
+    _speak_utf8()
     warnings.showwarning = _show_warning
     # read when torch loads: threads that spin for work cost a busy machine half its speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where what goes wrong is still told
     except M3QdrantError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader, `head` for one, has gone
-        sys.stderr.close()
+        _abandon_stdout()
         sys.exit(141)
     except OSError as error:  # a full disk behind stdout, for one
+        _abandon_stdout()
         _fail(str(error))
+
+
+def _abandon_stdout() -> None:
+    """Nothing more goes to stdout: Python would try again when it ends, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _speak_utf8() -> None:
+    """Pipes and files are UTF-8, whatever the locale; only a terminal is asked what it shows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if not stream.isatty():
+                stream.reconfigure(encoding="utf-8")
+            # a character that can't be shown is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        # `ingest` names the line of a byte that is no UTF-8, and goes on
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -45,9 +45,7 @@ def print_hits(query: str, mode: str, hits: Sequence[Hit], offset: int = 0) -> N
     table.add_column("document", overflow="fold")
     for rank, hit in enumerate(hits, offset + 1):
         numbers = (hit.score, *(hit.scores[name] for name in VECTORS))
-        # many a text begins with what it is called
-        text = hit.text.removeprefix(hit.id).lstrip(" :-\n")
-        snippet = textwrap.shorten(text, _SNIPPET, placeholder=" ...")
+        snippet = textwrap.shorten(hit.text, _SNIPPET, placeholder=" ...")
         document = Text("\n").join([_plain(hit.id, "bold"), _plain(snippet, "dim")])
         group = [_plain(str(hit.group))] if grouped else []
         table.add_row(str(rank), *(f"{number:.3f}" for number in numbers), *group, document)

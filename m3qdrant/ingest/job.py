@@ -109,7 +109,8 @@ class Ingest:
             raise IngestInterrupted(self.report) from None
         except EngineError as error:
             raise IngestError(
-                f"{error}; until then {self.report}. Run it again: what is stored is left alone",
+                f"{error}; until then {self.report.summary}. Run it again: what is stored is left "
+                "alone",
                 self.report,
             ) from error
 

@@ -135,6 +135,8 @@ def _send_batch(
     for entry in entries:
         report.tokens += _tokens(entry.point)
         for counted in entry.counts:
+            if counted == "truncated":
+                report.count_truncated(entry.name)
             setattr(report, counted, getattr(report, counted) + 1)
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import fails, ok
 
 
@@ -58,14 +60,46 @@ def test_the_location_may_come_from_the_environment(location: Path) -> None:
     assert json.loads(ok("info", "--json", M3QDRANT_LOCATION=str(location)))["documents"] == 3
 
 
-def test_a_terminal_without_unicode(location: Path) -> None:
+@pytest.mark.parametrize(
+    "locale",
+    [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"}],
+    ids=str,
+)
+def test_pipes_are_utf8_whatever_the_locale(
+    tmp_path: Path, checkpoint: Path, locale: dict[str, str]
+) -> None:
+    texts = ["Café \u4f60\u597d", "smile \U0001f600\r\ufeff", "\u0416"]
+    rows = [{"id": f"ключ {i}", "text": text, "ß": text} for i, text in enumerate(texts)]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    here = ("--location", tmp_path / "data")
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "m3qdrant", *arguments, *here],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, **locale},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode("utf-8")
+
+    run("ingest", "-", "--model", checkpoint, stdin=b"\xef\xbb\xbf" + lines.encode())
+    exported = sorted(map(json.loads, run("export").splitlines()), key=lambda row: row["id"])
+    assert exported == rows
+    answer = json.loads(run("search", "Ж ü \U0001f600", "--json"))
+    assert answer["query"] == "Ж ü \U0001f600"
+    assert {hit["text"] for hit in answer["hits"]} == set(texts)
+    assert "\u0416" in run("search", "x")
+
+
+def test_errors_are_utf8_too(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "m3qdrant", "search", "für", "--location", location, "--json"],
+        [sys.executable, "-m", "m3qdrant", "ingest", "Жü.txt", "--location", tmp_path],
         capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.replace(b"\\x", b"\\u00"))["query"] == "für"
+    assert done.returncode == 1
+    assert done.stderr.decode("utf-8").startswith("error: Жü.txt: no such file")
 
 
 def test_the_installed_way(location: Path) -> None:
@@ -75,6 +109,8 @@ def test_the_installed_way(location: Path) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
+    said = process.stderr.read()
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
     process.wait(timeout=120)
     process.stderr.close()

@@ -64,6 +64,21 @@ def test_a_table_shows_text_and_never_interprets_it(location: Path) -> None:
         assert word in output
 
 
+def test_a_snippet_shows_the_whole_beginning(tmp_path: Path, checkpoint: Path) -> None:
+    rows = [
+        {"id": "compress", "text": "compress files fast"},
+        {"id": "a", "text": "a - b: c"},
+        {"id": "whole", "text": "whole"},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    here = ("--location", tmp_path)
+    ok("ingest", "-", *here, "--model", checkpoint, stdin=lines)
+    table = ok("search", "files", *here)
+    for row in rows:
+        assert row["text"] in table
+    assert table.count("whole") == 2, "the id, and the text"
+
+
 def test_a_long_query_is_cut_with_a_plain_warning(location: Path) -> None:
     done = run("search", "word " * 400, "--location", location)
     assert done.returncode == 0
