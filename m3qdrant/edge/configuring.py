@@ -120,7 +120,7 @@ class Configuring(QdrantBase):
         """Add a named vector to a collection; the points that it has are without it.
 
         Raises:
-            InputError: there is a vector of this name, or no server would take the settings.
+            InputError: there is another vector of this name, or no server takes the settings.
         """
         accept("create_vector_name", kwargs, ordering=ordering, timeout=timeout)
         self._check_writable("add a vector to", collection_name)
@@ -144,8 +144,10 @@ class Configuring(QdrantBase):
     ) -> models.UpdateResult:
         """Remove a named vector from a collection, and from all of its points.
 
+        Where there is none of this name, nothing is done.
+
         Raises:
-            InputError: there is no vector of this name.
+            InputError: it is the unnamed vector, and the only dense one.
         """
         accept("delete_vector_name", kwargs, ordering=ordering, timeout=timeout)
         self._check_writable("remove a vector from", collection_name)

@@ -254,6 +254,8 @@ class Shard:
         """
         with self.use("update the configuration of") as engine:
             new = make(self.config)
+            if operations is not None and new == self.config:
+                return
             if operations is None and not concerns_the_engine(self.config, new):
                 configuration.write(self.directory, new)
                 self.config = new

@@ -13,11 +13,11 @@ from qdrant_client.conversions import common_types as types
 
 from m3qdrant.edge import updates
 from m3qdrant.edge.arguments import accept, at_least
+from m3qdrant.edge.refusals import invalid
 from m3qdrant.edge.shard import Shard, engine_errors
 from m3qdrant.edge.translate import answers
 from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.edge.updates import Update
-from m3qdrant.errors import InputError
 
 __all__ = ["Writing"]
 
@@ -381,4 +381,8 @@ def _need_points(engine: edge.EdgeShard, batch: Sequence[Update]) -> None:
     missing = updates.missing_points(batch, existing)
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"there are no points {shown}: nothing was written, upsert them first")
+        raise invalid(
+            f"No point with id {missing[0]} found: there are no points {shown}: nothing was "
+            "written, upsert them first",
+            404,
+        )

@@ -106,7 +106,7 @@ def test_a_setting_out_of_its_range(
 
 
 def test_names_of_vectors(client: QdrantEdge) -> None:
-    for name in ("", "a/b", "n" * 201, "m3qdrant-no-vectors"):
+    for name in ("", "a/b", "..", "n" * 201, "m3qdrant-no-vectors"):
         with pytest.raises(InputError, match="vector name"):
             client.create_vector_name(NAME, name, MORE)
     with pytest.raises(InputError, match="'a' is dense and sparse"):
@@ -307,8 +307,14 @@ def test_vector_names_come_and_go(client: QdrantEdge, path: Path) -> None:
     )
     assert client.create_vector_name(NAME, "new", MORE).status == "completed"
     client.create_vector_name(NAME, "words", sparse)
-    with pytest.raises(InputError, match="'new' already exists"):
-        client.create_vector_name(NAME, "new", MORE)
+    before = client.get_collection(NAME)
+    client.create_vector_name(NAME, "new", MORE)
+    client.delete_vector_name(NAME, "never")
+    assert client.get_collection(NAME) == before, "what is so already is no change"
+    with pytest.raises(InputError, match="'dense' already exists with a different"):
+        client.create_vector_name(NAME, "dense", MORE)
+    with pytest.raises(InputError, match="'new' already exists with a different"):
+        client.create_vector_name(NAME, "new", sparse)
     row: dict[str, Any] = {
         "new": [1.0, 2.0, 3.0],
         "words": models.SparseVector(indices=[3, 5], values=[1.0, 2.0]),
@@ -329,14 +335,38 @@ def test_vector_names_come_and_go(client: QdrantEdge, path: Path) -> None:
         assert again.retrieve(NAME, [7], with_vectors=["new"])[0].vector == {"new": row["new"]}
         for name in ("new", "words", "dense"):
             again.delete_vector_name(NAME, name)
-        with pytest.raises(InputError, match="Not existing vector name error: new"):
-            again.delete_vector_name(NAME, "new")
+        again.delete_vector_name(NAME, "new")
         with pytest.raises(InputError, match="Not existing vector name error: dense"):
             again.query_points(NAME, [1.0] * 8, using="dense")
     with QdrantEdge(path) as again:
         vectors = again.retrieve(NAME, [7], with_vectors=True)[0].vector
         assert isinstance(vectors, dict)
         assert set(vectors) == {"colbert", "sparse"}
+
+
+def test_named_vectors_beside_the_unnamed(path: Path) -> None:
+    with QdrantEdge(path) as client:
+        client.create_collection("t", ONE)
+        client.upsert("t", [models.PointStruct(id=1, vector=[1.0] * 8)])
+        with pytest.raises(InputError, match="Cannot delete the unnamed vector"):
+            client.delete_vector_name("t", "")
+        client.create_vector_name("t", "new", MORE)
+        both: dict[str, Any] = {"": [2.0] * 8, "new": [1.0, 0.0, 0.0]}
+        client.upsert("t", [models.PointStruct(id=2, vector=both)])
+        client.upsert("t", [models.PointStruct(id=3, vector=[3.0] * 8)])
+        assert client.retrieve("t", [2], with_vectors=True)[0].vector == both
+    with QdrantEdge(path) as client:
+        vectors = client.get_collection("t").config.params.vectors
+        assert vectors == {"": ONE, "new": models.VectorParams(size=3, distance=DOT)}
+        assert [p.id for p in client.query_points("t", [1.0] * 8).points] == [3, 2, 1]
+        assert [p.id for p in client.query_points("t", [1.0] * 3, using="new").points] == [2]
+        client.create_collection("copy", vectors)
+        client.upsert("copy", [models.PointStruct(id=2, vector=both)])
+        assert client.retrieve("copy", [2], with_vectors=True)[0].vector == both
+        client.delete_vector_name("t", "new")
+    with QdrantEdge(path) as client:
+        assert client.get_collection("t").config.params.vectors == {"": ONE}
+        assert client.retrieve("t", [1], with_vectors=True)[0].vector == [1.0] * 8
 
 
 _CUT_OFF = """

@@ -71,16 +71,19 @@ def with_vector(
     name: str,
     vector: models.VectorParams | models.SparseVectorParams,
 ) -> models.CreateCollection:
-    """The configuration with one more named vector.
+    """The configuration with one more named vector; as it is, where it has such a one.
 
     Raises:
-        InputError: there is one of this name.
+        InputError: there is another one of this name.
     """
     dense, sparse = named_vectors(config.vectors), config.sparse_vectors or {}
-    if name in dense or name in sparse:
+    present: Any = dense.get(name) or sparse.get(name)
+    if present is not None and _schema(present) == _schema(vector):
+        return config
+    if present is not None:
         raise InputError(
-            f"Wrong input: the vector {name!r} already exists: delete it first, or choose "
-            "another name"
+            f"Wrong input: the vector {name!r} already exists with a different configuration: "
+            "delete it first, or choose another name"
         )
     if isinstance(vector, models.SparseVectorParams):
         return config.model_copy(update={"sparse_vectors": {**sparse, name: vector}})
@@ -88,19 +91,30 @@ def with_vector(
 
 
 def without_vector(config: models.CreateCollection, name: str) -> models.CreateCollection:
-    """The configuration without one of its named vectors.
+    """The configuration without one of its named vectors; as it is, where it has no such one.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: it is the unnamed vector, alone.
     """
     dense, sparse = dict(named_vectors(config.vectors)), dict(config.sparse_vectors or {})
     if name in sparse:
         del sparse[name]
         return config.model_copy(update={"sparse_vectors": sparse or None})
     if name not in dense:
-        raise _unknown(name)
+        return config
+    if name == "" and isinstance(config.vectors, models.VectorParams):
+        raise InputError(
+            "Cannot delete the unnamed vector when it is the only dense vector in the collection"
+        )
     del dense[name]
     return config.model_copy(update={"vectors": dense})
+
+
+def _schema(vector: models.VectorParams | models.SparseVectorParams) -> Any:
+    """What makes two vectors the same, whatever their indexes are."""
+    if isinstance(vector, models.SparseVectorParams):
+        return vector.modifier or models.Modifier.NONE
+    return vector.size, vector.distance, vector.multivector_config
 
 
 def _unknown(name: str) -> InputError:

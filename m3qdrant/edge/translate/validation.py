@@ -6,7 +6,7 @@ The ranges are those of Qdrant's source (`validate` in its configuration types).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from qdrant_client import models
@@ -52,7 +52,8 @@ _WAL: dict[str, Range] = {
 _SCALAR: dict[str, Range] = {"quantile": (0.5, 1)}
 
 _LONGEST_NAME = 200
-"""Bytes of a vector's name, which is a directory's."""
+_FORBIDDEN = frozenset('<>:"/\\|?*\0\x1f')
+"""A vector's name is a directory's: its bytes, and what isn't in it."""
 
 
 def check_settings(settings: models.CreateCollection | models.UpdateCollection) -> None:
@@ -74,7 +75,7 @@ def check_settings(settings: models.CreateCollection | models.UpdateCollection) 
                 _check(f"{place}{field}", value, least, most)
     dense, sparse = named_vectors(settings.vectors), settings.sparse_vectors or {}
     for name in [*dense, *sparse]:
-        if name or not isinstance(settings.vectors, (models.VectorParams, Mapping)):
+        if name or name in sparse:  # "" is the unnamed vector, which is dense
             check_vector_name(name)
     both = sorted(set(dense) & set(sparse))
     if both:
@@ -89,9 +90,14 @@ def check_vector_name(name: Any) -> str:
     """
     if not isinstance(name, str) or not name:
         raise InputError(f"{name!r} is no vector name: use a string of at least one character")
-    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME or "/" in name or "\0" in name:
+    bad = sorted(_FORBIDDEN.intersection(name))
+    if bad or name in (".", ".."):
         raise InputError(
-            f"the vector name {name[:20]!r} holds a slash, or is longer than {_LONGEST_NAME} bytes"
+            f"the vector name {name!r} holds {bad[0] if bad else name!r}: leave it out"
+        )
+    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+        raise InputError(
+            f"the vector name {name[:20]!r}... is longer than {_LONGEST_NAME} bytes: shorten it"
         )
     if name == NO_VECTORS:
         raise InputError(f"the vector name {name!r} is taken: choose another")
