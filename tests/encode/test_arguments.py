@@ -183,8 +183,8 @@ def test_a_dtype_of_a_model(checkpoint: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.int8, torch.float64, torch.float8_e4m3fn, torch.complex64, "int8", "float16", "auto", "", 16, True,
-     np.float16, np.float32, float],
+    [torch.int8, torch.float64, torch.float8_e4m3fn, torch.complex64, "int8", "float16", "auto",
+     "", 16, True, np.float16, np.float32, float],
     ids=str,
 )  # fmt: skip
 def test_what_is_no_dtype_of_a_model(checkpoint: Path, dtype: Any) -> None:
