@@ -8,6 +8,7 @@ only Python's own classes still catches them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "IngestInterrupted",
     "InputError",
     "M3QdrantError",
+    "NotFiniteError",
     "PointError",
     "RankingEndsWarning",
     "RequestRejectedError",
@@ -49,6 +51,24 @@ class CheckpointError(M3QdrantError):
 
 class EncodeError(M3QdrantError):
     """The model pass failed, for instance for want of memory."""
+
+
+class NotFiniteError(EncodeError):
+    """Texts have NaN or infinity in their embeddings, which nobody is handed.
+
+    Attributes:
+        texts: their positions, those of one batch; others may be of the kind too.
+        remedy: why, and what to do, without the texts.
+    """
+
+    def __init__(self, message: str, texts: Sequence[int] = (), remedy: str = "") -> None:
+        super().__init__(message)
+        self.texts = list(texts)
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error can cross from a worker process."""
+        return type(self), (str(self), self.texts, self.remedy)
 
 
 class DocumentError(InputError):

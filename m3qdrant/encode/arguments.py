@@ -23,16 +23,7 @@ __all__ = [
     "check_token_budget",
 ]
 
-_DTYPES = {
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "half": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "float": torch.float32,
-}
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 # -- texts
@@ -193,18 +184,9 @@ def as_dtype(dtype: object, device: torch.device) -> torch.dtype:
     """
     if dtype is None:
         return torch.float16 if device.type == "cuda" else torch.float32
-    found: torch.dtype | None = None
-    if isinstance(dtype, torch.dtype):
-        found = dtype if dtype in _DTYPES.values() else None
-    elif isinstance(dtype, str):
-        found = _DTYPES.get(dtype.lower().removeprefix("torch."))
-    elif isinstance(dtype, np.dtype) or (
-        isinstance(dtype, type) and issubclass(dtype, np.generic)
-    ):
-        found = _DTYPES.get(np.dtype(dtype).name)
-    if found is None:
+    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
         raise InputError(
-            f"dtype is {dtype!r}: give a torch dtype such as torch.float16, torch.bfloat16 or "
+            f"dtype is {dtype!r}: give a torch dtype: torch.float16, torch.bfloat16 or "
             "torch.float32"
         )
-    return found
+    return dtype

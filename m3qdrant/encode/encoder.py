@@ -33,7 +33,7 @@ from m3qdrant.encode.identity import combined, tokenizer_identity
 from m3qdrant.encode.network import M3Model, Packing
 from m3qdrant.encode.prefix import PrefixTokenizer
 from m3qdrant.encode.protocol import TruncationWarning
-from m3qdrant.errors import CheckpointError, EncodeError, InputError
+from m3qdrant.errors import CheckpointError, EncodeError, InputError, NotFiniteError
 from m3qdrant.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class M3Encoder:
         name: str | Path,
         revision: str | None = None,
         device: str | int | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Load a checkpoint.
 
@@ -110,8 +110,8 @@ class M3Encoder:
             revision: branch, tag or commit of the hub repository; nothing else has one.
             device: "cpu", "cuda", "cuda:1" or its number, "mps", ...; by default CUDA where there
                 is one, else the CPU.
-            dtype: float16, bfloat16 or float32, as a torch dtype or its name; by default
-                float16 on CUDA, float32 elsewhere.
+            dtype: torch.float16, torch.bfloat16 or torch.float32; by default float16 on CUDA,
+                float32 elsewhere.
 
         Raises:
             CheckpointError: names the file that is missing or does not fit.
@@ -245,8 +245,10 @@ class M3Encoder:
         Raises:
             InputError: `texts` is no sequence of texts, such as a mapping, a table or a file; an
                 item is no string, or can't be encoded as UTF-8; max_length is below 2.
-            EncodeError: the model pass failed: out of memory; numbers that are no numbers (float16
-                overflowed), names the text; or this process was forked and can't do it.
+            EncodeError: the model pass failed: memory ran out, or this process was forked and
+                can't do it.
+            NotFiniteError: an EncodeError: a text's numbers are none, because float16 overflowed
+                or the checkpoint is damaged; names the text.
 
         Warns:
             TruncationWarning: once a call, with the number of texts that were cut.
@@ -331,7 +333,7 @@ class M3Encoder:
                 done += len(flat)
                 advance(done)
 
-    def _not_finite(self, texts: list[str], bad: list[int]) -> EncodeError:
+    def _not_finite(self, texts: list[str], bad: list[int]) -> NotFiniteError:
         """That these texts have no embeddings; nobody is handed NaN."""
         first = min(bad)
         others = f" (and {len(bad) - 1} more of its batch)" if len(bad) > 1 else ""
@@ -344,9 +346,11 @@ class M3Encoder:
                 f"the checkpoint gives no numbers even in {str(self.dtype)[6:]}: its training "
                 "failed, or its files are damaged"
             )
-        return EncodeError(
+        return NotFiniteError(
             f"text {first}{others} has NaN or infinity in its embeddings: {remedy}. It begins "
-            f"{texts[first][:60]!r}"
+            f"{texts[first][:60]!r}",
+            sorted(bad),
+            remedy,
         )
 
     @contextmanager

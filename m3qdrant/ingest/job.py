@@ -15,7 +15,14 @@ from qdrant_client import models
 
 from m3qdrant.collection import Collection, Document, Steps, as_filter, points
 from m3qdrant.encode import Encoder, M3Embeddings, TruncationWarning
-from m3qdrant.errors import EngineError, IngestError, IngestInterrupted, InputError
+from m3qdrant.errors import (
+    DocumentError,
+    EngineError,
+    IngestError,
+    IngestInterrupted,
+    InputError,
+    NotFiniteError,
+)
 from m3qdrant.ingest.chunks import Chunk, Chunker
 from m3qdrant.ingest.heap import give_back
 from m3qdrant.ingest.plan import Plan, Recipe, compare
@@ -130,14 +137,24 @@ class Ingest:
         if self._embeddings is not None:
             return self._embeddings[planned.positions]
         assert self._encoder is not None  # the store checked
-        texts = [document.text for document in planned.documents]
-        with warnings.catch_warnings():
-            # cut texts are counted in the report, not warned of a chunk
-            warnings.simplefilter("ignore", TruncationWarning)
-            views = self._encoder.encode_documents(texts, self._recipe.max_length)
-        assert views.colbert is not None
-        self.encoded += len(views.colbert.vectors)
-        return views
+        while planned.documents:
+            texts = [document.text for document in planned.documents]
+            try:
+                with warnings.catch_warnings():
+                    # cut texts are counted in the report, not warned of a chunk
+                    warnings.simplefilter("ignore", TruncationWarning)
+                    views = self._encoder.encode_documents(texts, self._recipe.max_length)
+            except NotFiniteError as error:
+                if not error.texts:
+                    raise
+                why = f"its embeddings hold NaN or infinity: {error.remedy or error}"
+                for document in planned.leave_out(error.texts):
+                    self.report.failed.append(DocumentError(document.id, "text", why))
+                continue
+            assert views.colbert is not None
+            self.encoded += len(views.colbert.vectors)
+            return views
+        return None
 
     def write(self, planned: Plan, views: M3Embeddings | None) -> Steps[None]:
         """Prepare and write a chunk; chunks are written one after another."""

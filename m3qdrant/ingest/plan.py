@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qdrant_client import models
@@ -69,6 +70,14 @@ class Plan:
     provenances: list[Provenance]
     replaces: list[bool]
     updates: list[tuple[Document, Provenance]]
+
+    def leave_out(self, positions: Sequence[int]) -> list[Document]:
+        """Store these of `documents` not after all; which ones they are."""
+        gone = set(positions)
+        left = [self.documents[i] for i in sorted(gone)]
+        for kept in (self.documents, self.positions, self.provenances, self.replaces):
+            kept[:] = [each for i, each in enumerate(kept) if i not in gone]  # type: ignore[index]
+        return left
 
     @property
     def point_ids(self) -> set[str]:

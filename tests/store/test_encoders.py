@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient
 
 from m3qdrant import M3Embeddings, M3Store, SparseVectors, TokenVectors, TruncationWarning
 from m3qdrant.encode import Encoder
-from m3qdrant.errors import InputError, SchemaMismatchError
+from m3qdrant.errors import EncodeError, InputError, NotFiniteError, SchemaMismatchError
 
 MEMBERS = (
     "name", "fingerprint", "dim", "colbert_dim", "max_length", "encode_queries",
@@ -169,3 +169,31 @@ def test_a_member_of_another_type_is_named(member: str, value: Any, complaint: s
     setattr(encoder, member, value)
     with pytest.raises(InputError, match=complaint):
         M3Store(":memory:", "c", encoder)
+
+
+class Overflowing(Hashed):
+    """Has no numbers for some texts, and finds them two at a time."""
+
+    def _encode(self, kind: str, texts: Sequence[str], max_length: int) -> M3Embeddings:
+        bad = [i for i, text in enumerate(texts) if "overflows" in text][:2]
+        if bad:
+            raise NotFiniteError(f"texts {bad} have NaN", bad, "take float32")
+        return super()._encode(kind, texts, max_length)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_a_text_without_numbers_is_left_out_and_the_others_are_stored(n: int) -> None:
+    wrong = [{"id": f"w{i}", "text": f"this overflows {i}"} for i in range(n)]
+    documents = [wrong[0], *TEXTS[:2], *wrong[1:], TEXTS[2]] if n else TEXTS
+    with M3Store(":memory:", "c", Overflowing()) as store:
+        report = store.add(documents)
+        assert (report.added, len(report.failed), report.truncated) == (3, n, 1)
+        assert {error.id for error in report.failed} == {each["id"] for each in wrong}
+        for error in report.failed:
+            assert error.field == "text"
+            assert "NaN or infinity: take float32" in error.reason
+        assert [hit.text for hit in store.search("a blue whale", limit=1)] == ["a blue whale"]
+        assert store.add(documents).unchanged == 3
+        with pytest.raises(EncodeError, match="have NaN"):
+            store.search("a query that overflows")
+        assert len(store.add(wrong).failed) == n
