@@ -200,13 +200,7 @@ def query_batch_points(
 
 
 def query_points_groups(
-    name: str,
-    request: models.QueryRequest,
-    *,
-    group_by: str,
-    limit: int,
-    group_size: int,
-    with_payload: bool | Sequence[str] = True,
+    name: str, request: models.QueryRequest, *, group_by: str, limit: int, group_size: int
 ) -> Call[models.GroupsResult]:
     """What `request` ranks, by the value of a payload field.
 
@@ -221,7 +215,7 @@ def query_points_groups(
         "search_params": request.params,
         "limit": limit,
         "group_size": group_size,
-        "with_payload": with_payload,
+        "with_payload": request.with_payload,
         "with_vectors": request.with_vector,
         "score_threshold": request.score_threshold,
     }

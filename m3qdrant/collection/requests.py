@@ -86,6 +86,7 @@ def list_request(
     limit: int,
     *,
     beyond: Sequence[models.ExtendedPointId] | None = None,
+    within: models.Condition | None = None,
 ) -> models.QueryRequest:
     """The best `limit` points by the dense or the sparse vector; ids and scores.
 
@@ -95,10 +96,13 @@ def list_request(
         name: the vector's.
         limit: how many.
         beyond: the best but for these, found without the index, so that nothing is missed.
+        within: the best of those alone that satisfy this too, likewise.
     """
     condition, params = search.condition, _first(query, search, name)
     if beyond is not None:
-        condition = _without(condition, beyond)
+        within = models.Filter(must_not=[models.HasIdCondition(has_id=list(beyond))])
+    if within is not None:
+        condition = models.Filter(must=[within] if condition is None else [condition, within])
         params = _exactly(query, name)
     return models.QueryRequest(
         query=query.vector(name),
@@ -108,13 +112,6 @@ def list_request(
         limit=limit,
         with_payload=False,
     )
-
-
-def _without(
-    condition: models.Filter | None, ids: Sequence[models.ExtendedPointId]
-) -> models.Filter:
-    others = models.Filter(must_not=[models.HasIdCondition(has_id=list(ids))])
-    return others if condition is None else models.Filter(must=[condition, others])
 
 
 def _first(query: EmbeddedQuery, search: Search, name: str) -> models.SearchParams | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import models
 
@@ -43,6 +43,7 @@ _MOST_TIED = 10_000
 _MOST_COSINE = 1.05
 """Unit vectors' dot products stay below, also of vectors in float16 or turbo4."""
 
+T = TypeVar("T")
 Group: TypeAlias = "str | int | None"
 
 
@@ -152,11 +153,11 @@ class _Searching:
 
     def _best(
         self,
-        asked: Sequence[_Asked],
-        request: Callable[[_Asked, int], models.QueryRequest],
+        asked: Sequence[T],
+        request: Callable[[T, int], models.QueryRequest],
         wanted: int,
     ) -> Steps[list[tuple[Ranking, bool]]]:
-        """For each query its best `wanted`, by requests of a limit, and whether there are more."""
+        """For each thing asked its best `wanted`, and whether there are more."""
         found: list[Ranking] = [[] for _ in asked]
         waiting, limit = list(range(len(asked))), wanted + 1
         while waiting:
@@ -301,9 +302,10 @@ class _Searching:
                     members = groups.setdefault(value, [])
                     if len(members) < search.group_size:
                         members.append((id, score, value))
-            page = list(groups.values())[search.offset : search.offset + search.limit]
+            order = _in_order({value: members[0][1] for value, members in groups.items()})
+            page = order[search.offset : search.offset + search.limit]
             one.cut = one.cut and len(page) < search.limit
-            one.page = [member for members in page for member in members]
+            one.page = [member for value in page for member in groups[value]]
 
     def groups_of_all(self, group_by: str) -> Steps[None]:
         """Groups of the whole collection by one vector; Qdrant has no batch of them."""
@@ -314,21 +316,31 @@ class _Searching:
             request = list_request(one.query, search, search.mode, search.candidates)
             request.score_threshold = search.score_threshold
             answer = yield from calls.query_points_groups(
-                self._name,
-                request,
-                group_by=group_by,
-                limit=search.candidates,
-                group_size=search.group_size,
-                with_payload=[OURS],
+                self._name, request, group_by=group_by, limit=search.candidates, group_size=1
             )
-            groups = []
-            for group in answer.groups:
-                hits = sorted(group.hits, key=lambda hit: (-hit.score, document_id(hit)))
-                groups.append((group.id, hits))
-            groups.sort(key=lambda group: (-group[1][0].score, document_id(group[1][0])))
+            best = {group.id: float(group.hits[0].score) for group in answer.groups if group.hits}
+            groups = _in_order(best)
             page = groups[search.offset : search.offset + search.limit]
             one.cut = len(groups) == search.candidates and len(page) < search.limit
-            one.page = [(hit.id, float(hit.score), value) for value, hits in page for hit in hits]
+            yield from self._members(one, group_by, page)
+
+    def _members(self, one: _Asked, group_by: str, page: Sequence[str | int]) -> Steps[None]:
+        """The best of each group, in the order of ids where they are equal."""
+        search = self._search
+
+        def request(group: str | int, limit: int) -> models.QueryRequest:
+            inside = models.FieldCondition(key=group_by, match=models.MatchValue(value=group))
+            asked = list_request(one.query, search, search.mode, limit, within=inside)
+            asked.score_threshold = search.score_threshold
+            return asked
+
+        found = yield from self._best(page, request, search.group_size)
+        yield from self._name_tied([ranking for ranking, _ in found], None)
+        one.page = [
+            (id, score, group)
+            for group, (ranking, _) in zip(page, found, strict=True)
+            for id, score in settled(ranking, self._documents)
+        ]
 
     def warn(self) -> None:
         """Say where a page reaches behind the end of its ranking, and there are more documents."""
@@ -400,3 +412,8 @@ class _Searching:
                     "`m3qdrant doctor` says what else is, and ingesting the document again "
                     "replaces it"
                 )
+
+
+def _in_order(best: Mapping[str | int, float]) -> list[str | int]:
+    """Groups by the scores of their best, equal ones by their values."""
+    return sorted(best, key=lambda value: (-best[value], isinstance(value, str), value))
