@@ -46,6 +46,12 @@ REFUSALS: dict[str, Case] = {
         400,
         "point 7: dense",
     ),
+    "no such point": (
+        lambda c: c.delete_payload(NAME, ["a"], [99]),
+        errors.InputError,
+        404,
+        "No point with id 99 found",
+    ),
     "no such vector": (
         lambda c: c.query_points(NAME, [1.0], using="nope"),
         errors.InputError,
