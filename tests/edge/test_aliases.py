@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -214,3 +215,15 @@ def test_a_damaged_file_is_named(client: QdrantEdge, path: Path) -> None:
     for call in (lambda: client.count("a"), client.get_aliases):
         with pytest.raises(StoreDamagedError, match=r"\.aliases\.json can't be read"):
             call()
+
+
+def test_a_write_that_was_cut_off_is_swept_away(client: QdrantEdge, path: Path) -> None:
+    client.update_collection_aliases([made("a")])
+    old, new = path / f"..aliases.json-{'0' * 32}", path / f"..aliases.json-{'1' * 32}"
+    for file in (old, new):
+        file.write_text("{")
+    os.utime(old, (1, 1))
+    with QdrantEdge(path) as other:
+        assert not old.exists()
+        assert new.exists(), "somebody may be about to give it its name"
+        assert table(other) == {"a": NAME}

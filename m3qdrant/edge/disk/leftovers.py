@@ -40,10 +40,19 @@ def sweep(directory: Path) -> None:
                     _remove_any(directory / path)
 
 
+_HALF_WRITTEN = "..aliases.json-"
+"""A file of aliases before it has its name: see `files.replacing`."""
+
+
 def sweep_root(root: Path) -> None:
     """Finish what a crash cut off beside the collections, and leave alone what is under way."""
     with contextlib.suppress(OSError):
         for name in os.listdir(root):
+            if name.startswith(_HALF_WRITTEN):
+                with contextlib.suppress(OSError):
+                    if time.time() - (root / name).stat().st_mtime >= 60:  # nor being written
+                        (root / name).unlink()
+                continue
             kind, _, of = name.partition("-")
             if kind in (".making", ".deleting", ".replaced") and of:
                 with contextlib.suppress(OSError, EngineError):
