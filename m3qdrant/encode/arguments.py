@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import operator
 import os
 from collections.abc import Iterable, Mapping
@@ -73,7 +72,7 @@ def _no_sequence(texts: object) -> str | None:
         return ", which has no order: give a list"
     if isinstance(texts, bytes | bytearray | memoryview):
         return ": decode it, e.g. texts.decode('utf-8')"
-    if isinstance(texts, io.IOBase | os.PathLike):
+    if isinstance(texts, os.PathLike) or hasattr(texts, "read"):
         return ": read it first, e.g. Path(name).read_text('utf-8').splitlines()"
     shape = getattr(texts, "shape", None)
     if isinstance(shape, tuple) and len(shape) != 1:

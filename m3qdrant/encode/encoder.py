@@ -298,7 +298,7 @@ class M3Encoder:
             backend.no_truncation()
         if backend.padding is not None:
             backend.no_padding()
-        if self._prefixes is None:
+        if self._prefixes is None or self._prefixes.backend is not backend:
             self._prefixes = PrefixTokenizer(backend)
         body = limit - 2  # beside CLS and EOS
         cut: dict[int, tuple[list[int], bool]] = {

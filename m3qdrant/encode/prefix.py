@@ -45,12 +45,12 @@ _PREPENDED = set("\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U0001
 class PrefixTokenizer:
     """Token ids of long texts from as few of their characters as will do.
 
-    Args:
+    Attributes:
         backend: a `tokenizers.Tokenizer`, which is asked and never changed.
     """
 
     def __init__(self, backend: Any) -> None:
-        self._backend = backend
+        self.backend = backend
         parts = _parts(backend)
         self._added = [token["content"] for token in parts.get("added_tokens") or ()]
         self._added_ids = {token["id"] for token in parts.get("added_tokens") or ()}
@@ -115,7 +115,7 @@ class PrefixTokenizer:
 
         None where they aren't certain, or not as many.
         """
-        found = self._backend.encode(text[start:stop], add_special_tokens=False)
+        found = self.backend.encode(text[start:stop], add_special_tokens=False)
         if len(found.ids) < n:
             return None
         if self._certain(found, stop - start) >= n:
@@ -125,7 +125,7 @@ class PrefixTokenizer:
         ends = range(stop - self._window + 1, stop)
         if ends.start <= start:
             return None
-        others = self._backend.encode_batch(
+        others = self.backend.encode_batch(
             [text[start:end] for end in ends], add_special_tokens=False
         )
         if any(other.ids[:n] != found.ids[:n] for other in others):
@@ -144,7 +144,7 @@ class PrefixTokenizer:
     def _window(self) -> int:
         """Characters among which a segmentation has a border: the longest piece's length."""
         if self._longest is None:
-            self._longest = max(map(len, self._backend.get_vocab()), default=1)
+            self._longest = max(map(len, self.backend.get_vocab()), default=1)
         return self._longest + 1
 
     def _is_plain(self, text: str, stop: int) -> bool:
@@ -169,12 +169,12 @@ class PrefixTokenizer:
         )
 
     def _normalized(self, text: str) -> str:
-        normalizer = self._backend.normalizer
+        normalizer = self.backend.normalizer
         return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def _is_border(self, space: str) -> bool:
         """Whether this character parts words, alone and in a row."""
-        splitter = self._backend.pre_tokenizer
+        splitter = self.backend.pre_tokenizer
         return all(
             len(splitter.pre_tokenize_str(self._normalized(f"a{space * times}b"))) == 2
             and not self._ids(space * times)
@@ -182,7 +182,7 @@ class PrefixTokenizer:
         )
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
 
 
 def _letters(text: str) -> str:
@@ -215,7 +215,10 @@ def _parts(backend: Any) -> dict[str, Any]:
 
 def _state(part: Any) -> Any:
     """A part of a tokenizer as the mapping that tokenizer.json has of it."""
-    return None if part is None else json.loads(part.__getstate__())
+    try:
+        return None if part is None else json.loads(part.__getstate__())
+    except Exception:  # written in Python, it has no such form
+        return {"type": "unknown"}
 
 
 def _steps(part: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -73,10 +73,9 @@ class Plan:
 
     def leave_out(self, positions: Sequence[int]) -> list[Document]:
         """Store these of `documents` not after all; which ones they are."""
-        gone = set(positions)
-        left = [self.documents[i] for i in sorted(gone)]
-        for kept in (self.documents, self.positions, self.provenances, self.replaces):
-            kept[:] = [each for i, each in enumerate(kept) if i not in gone]  # type: ignore[index]
+        left = [self.documents[i] for i in sorted(set(positions))]
+        for i in sorted(set(positions), reverse=True):
+            del self.documents[i], self.positions[i], self.provenances[i], self.replaces[i]
         return left
 
     @property

@@ -81,7 +81,9 @@ def differences(source: models.CollectionInfo, target: models.CollectionInfo) ->
     one_model, two_model = ModelId.of(source), ModelId.of(target)
     if one_model and two_model and one_model.fingerprint != two_model.fingerprint:
         lines.append(
-            f"the vectors come from {one_model.name} at the source, {two_model.name} at the target"
+            f"the vectors come from {one_model.name} ({one_model.fingerprint}) at the source, "
+            f"{two_model.name} ({two_model.fingerprint}) at the target (a collection of an "
+            "earlier version is brought up to date by opening it once with its encoder)"
         )
     return lines
 

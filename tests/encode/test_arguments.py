@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections import UserDict, deque
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a memoryview": (memoryview(b"one"), "memoryview: decode it"),
     "a file": (io.StringIO("one\ntwo\n"), "StringIO: read it first"),
     "a binary file": (io.BytesIO(b"one\n"), "BytesIO: read it first"),
+    "a file that goes": (tempfile.NamedTemporaryFile("w+"), "Wrapper: read it first"),  # noqa: SIM115
     "a path": (Path("texts.txt"), "Path: read it first"),
     "a table": (Frame(), r"Frame of shape \(2, 3\): give one column"),
     "a matrix": (np.array([["a", "b"]]), r"ndarray of shape \(1, 2\)"),

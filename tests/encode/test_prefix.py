@@ -157,15 +157,24 @@ def test_no_more_is_looked_at_for_a_longer_text(backend: Any, name: str) -> None
     assert seen[0] <= 100_000
 
 
+class OfOnesOwn:
+    """A pre-tokeniser in Python, of which nobody knows what it does."""
+
+    def pre_tokenize(self, text: Any) -> None:
+        text.split(lambda _, piece: [piece])
+
+
 def test_an_unknown_kind_of_tokenizer_is_given_the_whole_text(backend: Any) -> None:
     from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
+    plain = backend.to_str()
     for change in (
         lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel()),
         lambda t: setattr(t, "normalizer", normalizers.Replace(Regex("a.*b"), "c")),
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.PreTokenizer.custom(OfOnesOwn())),
         lambda t: t.add_tokens(["two words"]),
     ):
-        other = Tokenizer.from_str(backend.to_str())
+        other = Tokenizer.from_str(plain)
         change(other)
         assert not PrefixTokenizer(other).is_long("lorem ipsum " * BIG, 10)
     assert PrefixTokenizer(backend).is_long("lorem ipsum " * BIG, 10)

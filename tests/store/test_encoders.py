@@ -183,8 +183,8 @@ class Overflowing(Hashed):
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_a_text_without_numbers_is_left_out_and_the_others_are_stored(n: int) -> None:
-    wrong = [{"id": f"w{i}", "text": f"this overflows {i}"} for i in range(n)]
-    documents = [wrong[0], *TEXTS[:2], *wrong[1:], TEXTS[2]] if n else TEXTS
+    wrong: list[Any] = [{"id": f"w{i}", "text": f"this overflows {i}"} for i in range(n)]
+    documents: list[Any] = [wrong[0], *TEXTS[:2], *wrong[1:], TEXTS[2]] if n else TEXTS
     with M3Store(":memory:", "c", Overflowing()) as store:
         report = store.add(documents)
         assert (report.added, len(report.failed), report.truncated) == (3, n, 1)
