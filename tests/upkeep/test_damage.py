@@ -91,9 +91,10 @@ def test_zeroed_vectors_are_found(place: Path) -> None:
     assert "dense: 1 of 1 vectors are not of length 1" in found.what
 
 
+@pytest.mark.parametrize("components", [True, False])
 @pytest.mark.parametrize("mode", ["dense", "colbert", "weighted"])
 def test_a_search_gives_out_no_impossible_score(
-    tmp_path: Path, encoder: M3Encoder, mode: str
+    tmp_path: Path, encoder: M3Encoder, mode: str, components: bool
 ) -> None:
     with M3Store(tmp_path, "docs", encoder, M3Schema(payload_indexes=INDEXED)) as store:
         store.add(ROWS)
@@ -105,7 +106,7 @@ def test_a_search_gives_out_no_impossible_score(
         M3Store(tmp_path, "docs", encoder) as store,
         pytest.raises(StoreDamagedError, match="m3qdrant doctor"),
     ):
-        store.search("compress a file", mode)  # type: ignore[arg-type]
+        store.search("compress a file", mode, components=components)  # type: ignore[arg-type]
 
 
 def test_faults_of_a_point() -> None:
