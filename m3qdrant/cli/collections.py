@@ -39,15 +39,18 @@ def doctor(
     collection: Annotated[
         str | None, typer.Option(help="One collection's name (default: all there are).")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read a sample of the points instead of all.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for what is wrong, or soon will be, and say what to do about it.
 
-    Reads, and changes nothing. The exit status is 1 where there is an error.
+    Reads every point, and changes nothing. The exit status is 1 where there is an error.
     """
     from m3qdrant.upkeep import examine
 
-    findings = examine(location, collection)
+    findings = examine(location, collection, quick=quick)
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:

@@ -13,6 +13,7 @@ from .capabilities import Capabilities as Capabilities
 from .capabilities import Engine as Engine
 from .documents import Document as Document
 from .documents import numbered as numbered
+from .documents import point_id as point_id
 from .filters import as_filter as as_filter
 from .hits import Hit as Hit
 from .layout import Layout as Layout

@@ -137,6 +137,7 @@ class _Searching:
         for one, (ranking, more) in zip(waiting, found, strict=True):
             one.lists[vector] = ranking
             one.cut = one.cut or more
+            self._check({vector: dict(ranking)})
 
     def _go_on(self, wanted: int) -> Steps[None]:
         """So many more by the dense vector, behind those that an index found."""
@@ -150,6 +151,7 @@ class _Searching:
         for one, (ranking, more) in zip(waiting, found, strict=True):
             one.lists[DENSE] += ranking
             one.cut = more
+            self._check({DENSE: dict(ranking)})
 
     def _best(
         self,

@@ -4,7 +4,7 @@ The files:
 
     migration    a collection copied, point by point, and verified; outcome: what was done
     likeness     collections made alike; equality: points that are the same
-    doctor       a location examined; findings: the rules
+    doctor       a location examined; findings: the rules; damage: what no ingest can have written
     sides        calls that say which of several places they are for
 """
 

@@ -21,15 +21,16 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 from rich.filesize import decimal
 
-from m3qdrant.collection import FEATURES, Capabilities, Steps, calls, supports
+from m3qdrant.collection import FEATURES, Capabilities, Layout, Steps, calls, supports
 from m3qdrant.errors import (
     CollectionNotFoundError,
+    EngineError,
     InputError,
     M3QdrantError,
     StoreLockedError,
     UnsupportedError,
 )
-from m3qdrant.names import MODES
+from m3qdrant.upkeep.damage import look
 from m3qdrant.upkeep.findings import Facts, Finding, judge
 from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
 
@@ -45,7 +46,10 @@ _LITTLE_SPACE = 200_000_000
 
 
 def examine(
-    location: str | os.PathLike[str] | QdrantBase, collection: str | None = None
+    location: str | os.PathLike[str] | QdrantBase,
+    collection: str | None = None,
+    *,
+    quick: bool = False,
 ) -> list[Finding]:
     """Look at a location and its collections.
 
@@ -54,6 +58,7 @@ def examine(
     Args:
         location: a directory, a server's URL, or a client.
         collection: one collection's name; None looks at all of them.
+        quick: read a sample of each collection's points instead of all.
 
     Raises:
         InputError: it is no location, or an in-memory one.
@@ -63,7 +68,7 @@ def examine(
     try:
         with side(location, None, None, read_only=True) as place:
             findings += _directory_of(place)
-            return findings + drive(_examination(place, collection))
+            return findings + drive(_examination(place, collection, quick))
     except InputError:
         raise
     except M3QdrantError as error:
@@ -71,7 +76,10 @@ def examine(
 
 
 async def aexamine(
-    location: str | os.PathLike[str] | AsyncQdrantBase, collection: str | None = None
+    location: str | os.PathLike[str] | AsyncQdrantBase,
+    collection: str | None = None,
+    *,
+    quick: bool = False,
 ) -> list[Finding]:
     """`examine` for asyncio."""
     _refuse_memory(location)
@@ -79,7 +87,7 @@ async def aexamine(
     try:
         async with aside(location, None, None, read_only=True) as place:
             findings += await asyncio.to_thread(_directory_of, place)
-            return findings + await adrive(_examination(place, collection))
+            return findings + await adrive(_examination(place, collection, quick))
     except InputError:
         raise
     except M3QdrantError as error:
@@ -163,8 +171,10 @@ def _key(location: str, environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def server_version(version: str) -> Iterator[Finding]:
-    """Which search modes a server of this version is too old for."""
-    lacks = [name for name in ("multivectors", "metadata", *MODES) if not supports(name, version)]
+    """What a server of this version is too old for; every mode needs multivectors alone."""
+    lacks = [
+        name for name in ("multivectors", "groups", "metadata") if not supports(name, version)
+    ]
     if not lacks:
         yield Finding("ok", f"server {version} knows every search mode")
         return
@@ -192,7 +202,7 @@ def size_on_disk(path: Path) -> int:
 # -- what is asked
 
 
-def _examination(place: Side, wanted: str | None) -> Directed[list[Finding]]:
+def _examination(place: Side, wanted: str | None, quick: bool) -> Directed[list[Finding]]:
     """All that the location's client is asked."""
     found: list[Finding] = []
     if place.capabilities.remote:
@@ -211,13 +221,13 @@ def _examination(place: Side, wanted: str | None) -> Directed[list[Finding]]:
     if not names:
         found.append(Finding("note", "there are no collections", "make one with m3qdrant ingest"))
     for name in names if wanted is None else [wanted]:
-        found += yield from _collection(place, name)
+        found += yield from _collection(place, name, quick)
     return found
 
 
-def _collection(place: Side, name: str) -> Directed[list[Finding]]:
+def _collection(place: Side, name: str, quick: bool) -> Directed[list[Finding]]:
     try:
-        return judge((yield from place.ask(facts(name, place.capabilities))))
+        return judge((yield from place.ask(facts(name, place.capabilities, quick))))
     except StoreLockedError as error:
         remedy = "look again when it is closed there; nothing of it could be looked at"
         return [Finding("warning", str(error), remedy, name)]
@@ -228,8 +238,8 @@ def _collection(place: Side, name: str) -> Directed[list[Finding]]:
         return [_failure(error, name)]
 
 
-def facts(name: str, capabilities: Capabilities) -> Steps[Facts]:
-    """What Qdrant says of a collection, in a few calls."""
+def facts(name: str, capabilities: Capabilities, quick: bool = False) -> Steps[Facts]:
+    """What Qdrant says of a collection, in a few calls; and its points, all or a sample, read."""
     info = yield from calls.get_collection(name)
     points = (yield from calls.count(name)).count
     sample, _ = yield from calls.scroll(name, limit=_SAMPLE, with_payload=True)
@@ -242,12 +252,20 @@ def facts(name: str, capabilities: Capabilities) -> Steps[Facts]:
             long_sample, _ = yield from calls.scroll(name, limit=_LONG_SAMPLE, with_vectors=wanted)
         except UnsupportedError as error:  # a look at a large directory leaves its vectors out
             unseen = str(error)
+        except EngineError:  # damaged, perhaps: reading the points one by one says which
+            if not isinstance(found.layout, Layout):
+                raise
+    damage = None
+    if isinstance(found.layout, Layout) and not unseen:
+        damage = yield from look(name, found.layout, _SAMPLE if quick else None)
     unindexed, nodes = 0, None
     if capabilities.optimizes:
         unindexed = yield from calls.unindexed(name)
     if capabilities.remote:
         nodes = yield from _nodes()
-    return Facts(name, capabilities, info, points, sample, long_sample, unseen, unindexed, nodes)
+    return Facts(
+        name, capabilities, info, points, sample, long_sample, unseen, unindexed, nodes, damage
+    )
 
 
 def _nodes() -> Steps[int | None]:

@@ -15,6 +15,7 @@ from qdrant_client import models
 from m3qdrant.collection import OPTIMIZE_POINTS, Capabilities, Layout, Provenance
 from m3qdrant.limits import most_tokens
 from m3qdrant.names import MIGRATION, OURS, TEXT
+from m3qdrant.upkeep.damage import Damage
 
 __all__ = ["Facts", "Finding", "Severity", "field_kinds", "judge"]
 
@@ -54,6 +55,7 @@ class Facts:
         unindexed: where the engine builds its indexes when told to, points that a dense search
             reads one by one.
         nodes: of a cluster, how many nodes it has; None elsewhere.
+        damage: what reading its points showed; None where they weren't read.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Facts:
     unseen: str = ""
     unindexed: int = 0
     nodes: int | None = None
+    damage: Damage | None = None
     layout: Layout | list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -192,7 +195,11 @@ def _lengths(facts: Facts) -> Iterator[Finding]:
 
 def _unseen(facts: Facts) -> Iterator[Finding]:
     if facts.unseen:
-        yield Finding("note", f"the lengths of its texts were not looked at: {facts.unseen}")
+        yield Finding(
+            "note",
+            f"its vectors and the lengths of its texts were not looked at: {facts.unseen}",
+            "for a look at all of it, open the client yourself: examine(client)",
+        )
 
 
 def _named(vectors: Any, name: str) -> Any:
@@ -385,8 +392,25 @@ def _migration(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _damage(facts: Facts) -> Iterator[Finding]:
+    """Points that hold what no ingest can have written."""
+    damage = facts.damage
+    if damage is None or not damage.damaged:
+        return
+    shown = "; ".join(f"{id!r}: {wrong}" for id, wrong in damage.shown)
+    rest = damage.damaged - len(damage.shown)
+    yield Finding(
+        "error",
+        f"{damage.damaged:,} of {damage.read:,} points that were read are damaged: {shown}"
+        + (f"; and {rest:,} more" if rest else ""),
+        "restore the collection from a snapshot, or delete these documents and ingest them again; "
+        "look at the disk",
+    )
+
+
 _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _migration,
+    _damage,
     _layout,
     _health,
     _models,

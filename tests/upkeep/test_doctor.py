@@ -180,7 +180,7 @@ def test_size_on_disk(tmp_path: Path) -> None:
     ("version", "severity", "words"),
     [
         ("1.20.0", "ok", "every search mode"),
-        ("1.13.4", "warning", "metadata, rrf, weighted"),
+        ("1.13.4", "warning", "is too old for metadata -> upgrade it to 1.16"),
         ("1.9.0", "error", "upgrade it to 1.16"),
     ],
 )
