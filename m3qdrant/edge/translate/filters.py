@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from m3qdrant.edge.translate.filter_models import filter_model
+from m3qdrant.edge.translate.floats import ends
 from m3qdrant.edge.translate.ids import check_ids
 from m3qdrant.errors import InputError, UnsupportedError
 from m3qdrant.limits import MAX_NESTING
@@ -192,37 +191,14 @@ def _range(asked: Any) -> edge.RangeFloat | edge.RangeDateTime:
         if bound is not None and not np.isfinite(bound):
             raise InputError(f"a range can't end at {bound}: leave the bound out")
     return edge.RangeFloat(
-        gte=_nudged(bounds["gte"], -math.inf),
-        gt=_nudged(bounds["gt"], math.inf),
-        lte=_nudged(bounds["lte"], math.inf),
-        lt=_nudged(bounds["lt"], -math.inf),
+        **{name: None if end is None else _end(name, end) for name, end in bounds.items()}
     )
 
 
-_MISREAD_ULPS = 2
-"""How far off the engine reads a number of a payload at most, in units in the last place."""
-
-
-def _nudged(bound: float | None, towards: float) -> float | None:
-    """A bound that says of its own value what the range says, however the engine reads it.
-
-    The engine keeps payloads as JSON and reads one in nine numbers of 17 digits up to two units
-    in the last place off. So what is stored that near to such a bound counts as its own value.
-    """
-    if bound is None or _read_exactly(bound):
-        return bound
-    for _ in range(_MISREAD_ULPS):
-        bound = math.nextafter(bound, towards)
-    return bound
-
-
-def _read_exactly(number: float) -> bool:
-    """Whether the engine's JSON reader gives back this very number.
-
-    It multiplies the digits, as a float, with a power of ten: both are exact up to 2^53 and 10^22.
-    """
-    _, digits, exponent = Decimal(repr(float(number))).as_tuple()
-    return abs(int(exponent)) <= 22 and int("".join(map(str, digits))) < 2**53
+def _end(name: str, end: float) -> float:
+    """An end that says of its own value what the range says, however the engine reads that."""
+    least, greatest = ends(float(end))
+    return least if name in ("gte", "lt") else greatest
 
 
 def time(value: str | datetime | date) -> str:
