@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -16,6 +16,7 @@ from m3qdrant.edge.translate.floats import ends
 from m3qdrant.edge.translate.ids import check_ids
 from m3qdrant.errors import InputError, UnsupportedError
 from m3qdrant.limits import MAX_NESTING
+from m3qdrant.scalars import plain_scalar
 
 __all__ = ["condition", "geo_point", "time", "to_filter"]
 
@@ -158,16 +159,21 @@ def _match(match: Any) -> Any:
     }.get(name)
     if field is None:
         raise UnsupportedError(f"the embedded engine has no {name}: use MatchValue or MatchText")
-    value = getattr(match, field)
+    value = plain_scalar(getattr(match, field))
     if isinstance(value, bool):
         value = _Truth(value)
     else:
-        _check_integers([value])
+        _check_values([value])
     return getattr(edge, name)(value)
 
 
-def _check_integers(values: Sequence[Any]) -> None:
+def _check_values(values: Sequence[Any]) -> None:
     for value in values:
+        if not isinstance(value, str | int):
+            raise InputError(
+                f"a match takes strings, integers and booleans, not {value!r}: a number x is "
+                "found by models.Range(gte=x, lte=x), a time by models.DatetimeRange"
+            )
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InputError(
                 f"a match with {value}, which is beyond 64 bits with a sign: no payload that can "
@@ -176,19 +182,23 @@ def _check_integers(values: Sequence[Any]) -> None:
 
 
 def _values(values: Sequence[Any]) -> list[Any]:
-    each = list(values)
-    _check_integers(each)
+    each = [plain_scalar(value) for value in values]
+    _check_values(each)
     if any(isinstance(v, str) for v in each) and not all(isinstance(v, str) for v in each):
         raise InputError("a match of any or except takes strings or integers, not both")
     return each
 
 
 def _range(asked: Any) -> edge.RangeFloat | edge.RangeDateTime:
-    bounds = {k: getattr(asked, k) for k in ("gte", "gt", "lte", "lt")}
+    bounds = {k: plain_scalar(getattr(asked, k)) for k in ("gte", "gt", "lte", "lt")}
     if isinstance(asked, models.DatetimeRange):
         return edge.RangeDateTime(**{k: time(v) for k, v in bounds.items() if v is not None})
-    for bound in bounds.values():
-        if bound is not None and not np.isfinite(bound):
+    for name, bound in bounds.items():
+        if bound is None:
+            continue
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise InputError(f"a range ends at numbers, and its {name} is {bound!r}")
+        if not math.isfinite(bound):
             raise InputError(f"a range can't end at {bound}: leave the bound out")
     return edge.RangeFloat(
         **{name: None if end is None else _end(name, end) for name, end in bounds.items()}
