@@ -164,6 +164,18 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
         M3Schema(**options)
 
 
+def test_numpys_numbers_are_pythons() -> None:
+    typed = M3Schema(hnsw_m=np.int64(8), token_pooling=np.uint8(2), colbert_hnsw=np.bool_(True))
+    assert typed == M3Schema(hnsw_m=8, token_pooling=2, colbert_hnsw=True)
+    assert [type(typed.hnsw_m), type(typed.colbert_hnsw)] == [int, bool]
+
+
+def test_keys_are_spelt_as_in_payloads() -> None:
+    schema = M3Schema(tenant="user id", payload_indexes={"a.b": "float", "rdfs:sub": "keyword"})
+    assert schema.tenant == '"user id"'
+    assert schema.payload_indexes == {"a.b": "float", '"rdfs:sub"': "keyword"}
+
+
 # marks, and characters newer than this Python's tables, are left to the engine: see jsonpath.py
 @given(
     st.text('ab_-."[]01 é٣²', max_size=8)
