@@ -12,7 +12,7 @@ from typing import Any
 from m3qdrant.errors import InputError
 from m3qdrant.limits import MAX_NESTING
 
-__all__ = ["EVERY", "check_depth", "first_key", "parse", "values_at"]
+__all__ = ["EVERY", "as_path", "check_depth", "first_key", "parse", "values_at"]
 
 EVERY = slice(None)
 """The step `[]`: every item of a list."""
@@ -37,12 +37,37 @@ def parse(path: object) -> list[str | int | slice]:
     Raises:
         InputError: it is no path, or has more steps than a payload can have levels.
     """
-    if not isinstance(path, str) or not _PATH.fullmatch(path) or not _names_hold(path):
+    if not isinstance(path, str) or not _is_path(path):
         raise InputError(
             f"{path!r} is no path into a payload: give a key such as 'year', 'author.name' or, "
             "with double quotes around it, '\"year of birth\"'"
         )
     return [_step(match) for match in _STEP.finditer(check_depth(path))]
+
+
+def as_path(key: object) -> str:
+    """The path to a payload's key as it is spelt: a path is itself, any other key is quoted.
+
+    Raises:
+        InputError: the key is no string, is empty, or holds double quotes or a backslash, for
+            which Qdrant's paths have no way of being written.
+    """
+    if not isinstance(key, str) or not key:
+        raise InputError(f"{key!r} is no payload key; keys are strings")
+    key = str.__str__(key)
+    if not _is_path(key):
+        if '"' in key or "\\" in key:
+            raise InputError(
+                f"{key!r} can't be filtered by: Qdrant's paths have no way to write a key with "
+                "double quotes or backslashes; store it under another name"
+            )
+        key = f'"{key}"'
+    parse(key)
+    return key
+
+
+def _is_path(text: str) -> bool:
+    return _PATH.fullmatch(text) is not None and _names_hold(text)
 
 
 def _names_hold(path: str) -> bool:

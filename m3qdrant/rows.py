@@ -41,7 +41,14 @@ def records(source: Any, what: str) -> tuple[Any, int | None]:
         return (row for batch in batches for row in batch.to_pylist()), getattr(
             source, "num_rows", length
         )
+    if callable(getattr(source, "to_pylist", None)):  # pyarrow's batches and columns
+        return source.to_pylist(), length
     _refuse(source, what)
+    if isinstance(source, Mapping):
+        raise InputError(
+            f"{what}: a {type(source).__name__} of columns, or of other things; give its rows, a "
+            "list of mappings (pandas.DataFrame(...) makes rows of columns)"
+        )
     return source, length
 
 
@@ -58,7 +65,8 @@ def values(source: Any, what: str) -> list[Any]:
         raise InputError(f"{what}: a mapping; give a list of what is meant, such as its values")
     if isinstance(source, str) or not isinstance(source, Iterable):
         raise InputError(f"{what}: {type(source).__name__}; give a list")
-    return list(source)
+    of_pyarrow = getattr(source, "to_pylist", None)  # a column, whose own items are no Python's
+    return list(of_pyarrow() if callable(of_pyarrow) else source)
 
 
 def _refuse(source: Any, what: str) -> None:

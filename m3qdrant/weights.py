@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from m3qdrant.errors import InputError
 
@@ -18,6 +18,10 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
     Raises:
         InputError: not three, not finite, negative, or all zero.
     """
+    if isinstance(weights, Mapping | Set | str | bytes):  # without an order, or no numbers
+        raise InputError(
+            f"weights must be three numbers in order (dense, lexical, ColBERT), not {weights!r}"
+        )
     try:
         numbers = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError) as error:

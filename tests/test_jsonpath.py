@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from m3qdrant.errors import InputError
-from m3qdrant.jsonpath import EVERY, check_depth, first_key, parse, values_at
+from m3qdrant.jsonpath import EVERY, as_path, check_depth, first_key, parse, values_at
 
 PAYLOAD = {
     "a": 1,
@@ -80,6 +80,34 @@ def test_what_is_no_path(path: str) -> None:
         parse(path)
     with pytest.raises(InputError, match="is no path into a payload"):
         values_at({}, path)
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("a", "a"),
+        ("a.b[0]", "a.b[0]"),
+        ('"a b"', '"a b"'),
+        ('a."b c"', 'a."b c"'),
+        ("my key", '"my key"'),
+        ("rdfs:sub", '"rdfs:sub"'),
+        ("@id", '"@id"'),
+        ("a/b", '"a/b"'),
+        ("a..b", '"a..b"'),
+        ("[x]", '"[x]"'),
+        (".", '"."'),
+        ("größe in m²", '"größe in m²"'),
+    ],
+)
+def test_a_key_as_it_is_spelt(key: str, path: str) -> None:
+    assert as_path(key) == path
+    assert engine_takes(path)
+
+
+@pytest.mark.parametrize("key", ["", None, 3, 'a"b', '"a', "a\\b c"])
+def test_keys_that_have_no_path(key: Any) -> None:
+    with pytest.raises(InputError, match=r"is no payload key|have no way to write"):
+        as_path(key)
 
 
 def test_a_path_that_is_no_string() -> None:

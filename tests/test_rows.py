@@ -110,3 +110,14 @@ def test_lists_of_values() -> None:
     for wrong in ("ab", {"a": 1}, 3, None):
         with pytest.raises(InputError, match=r"^ids: "):
             values(wrong, "ids")
+
+
+def test_what_pyarrow_iterates_by_columns() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table(TABLE)
+    batch = table.to_batches()[0]
+    assert list(records(batch, "documents")[0]) == RECORDS
+    assert values(table["id"], "ids") == ["a", "b", "c"]
+    assert list(records(table["text"], "documents")[0]) == TABLE["text"]
+    with pytest.raises(InputError, match="ids: a table"):
+        values(table, "ids")

@@ -15,6 +15,7 @@ from .documents import Document as Document
 from .documents import numbered as numbered
 from .documents import point_id as point_id
 from .filters import as_filter as as_filter
+from .filters import says_nothing as says_nothing
 from .hits import Hit as Hit
 from .layout import Layout as Layout
 from .layout import ModelId as ModelId

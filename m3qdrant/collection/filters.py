@@ -22,7 +22,7 @@ from m3qdrant.collection.documents import document_id_of, point_id
 from m3qdrant.errors import InputError
 from m3qdrant.scalars import plain_json, plain_scalar
 
-__all__ = ["as_filter"]
+__all__ = ["as_filter", "says_nothing"]
 
 _RANGE = ("gt", "gte", "lt", "lte")
 _EXACT = 2**53
@@ -40,7 +40,9 @@ def as_filter(filter: models.Filter | Mapping[str, Any] | None) -> models.Filter
     itself names. (A key of double quotes holds only the key: '"a.b"'.) "id" is the document's id.
     Its values are
     - a string, number or boolean: equal to it (or, where the payload holds a list, contained);
-      2020 and 2020.0 are one number, which neither "2020" nor True equals;
+      2020 and 2020.0 are one number, which neither "2020" nor True equals. What a payload holds
+      as text (a date, a UUID, a Decimal) is equal to that text; a datetime is equal to every
+      spelling of its time;
     - a list, tuple or set of such values: equal to one of them;
     - {"gte": 1, "lt": 5}: in the range, of numbers or of times (`datetime`, `date`, numpy's or
       ISO 8601 strings with year, month and day; without a zone they are UTC);
@@ -71,6 +73,25 @@ def as_filter(filter: models.Filter | Mapping[str, Any] | None) -> models.Filter
     return models.Filter(must=must or None, must_not=must_not or None) if filter else None
 
 
+def says_nothing(filter: models.Filter | None) -> bool:
+    """Whether a filter lets every document through, because no condition is in it."""
+    return filter is None or (
+        filter.min_should is None
+        and not filter.must_not
+        and all(
+            isinstance(condition, models.Filter) and says_nothing(condition)
+            for clause in (filter.must, filter.should)
+            for condition in _clause(clause)
+        )
+    )
+
+
+def _clause(clause: Any) -> list[Any]:
+    if clause is None:
+        return []
+    return clause if isinstance(clause, list) else [clause]
+
+
 def _check_min_should(filter: models.Filter) -> None:
     """Refuse a `min_should` that everything satisfies: with it, `delete` would empty all."""
     for one in _filters(filter):
@@ -87,7 +108,7 @@ def _filters(filter: models.Filter) -> Iterator[models.Filter]:
     least = filter.min_should
     clauses = (filter.must, filter.should, filter.must_not, least and least.conditions)
     for clause in clauses:
-        for condition in clause if isinstance(clause, list) else [clause]:
+        for condition in _clause(clause):
             if isinstance(condition, models.Filter):
                 yield from _filters(condition)
             elif isinstance(condition, models.NestedCondition):
@@ -112,15 +133,10 @@ def _on(key: str, value: Any) -> models.Condition:
 def _paths(key: str) -> list[str]:
     """The paths that a key, as it is spelt, may mean: its own, and what it reads as."""
     try:
-        steps = jsonpath.parse(key)
-    except InputError:
-        if '"' in key or "\\" in key:
-            raise InputError(
-                f"filter: {key!r} can't be filtered by: Qdrant's paths have no way to write a key "
-                "with double quotes or backslashes; store it under another name"
-            ) from None
-        return [f'"{key}"']
-    return [key] if len(steps) == 1 or '"' in key else [key, f'"{key}"']
+        path = jsonpath.as_path(key)
+    except InputError as error:
+        raise InputError(f"filter: {error}") from error
+    return [path] if '"' in path or len(jsonpath.parse(path)) == 1 else [path, f'"{path}"']
 
 
 def _named(value: Any) -> models.Condition | None:
@@ -156,6 +172,9 @@ def _condition(key: str, path: str, value: Any) -> models.Condition:
 
 
 def _equal(key: str, path: str, value: Any) -> models.FieldCondition | None:
+    if isinstance(value, dt.datetime):
+        at = _time(key, value)
+        return models.FieldCondition(key=path, range=models.DatetimeRange(gte=at, lte=at))
     if isinstance(value, dt.date):
         value = plain_json(value)  # the string that a payload holds
     if isinstance(value, str | bool):

@@ -17,7 +17,7 @@ from m3qdrant.collection import adoption, calls, versions
 from m3qdrant.collection.calls import Steps
 from m3qdrant.collection.capabilities import Capabilities, Engine
 from m3qdrant.collection.documents import Document, document_id_of, point_id
-from m3qdrant.collection.filters import as_filter
+from m3qdrant.collection.filters import as_filter, says_nothing
 from m3qdrant.collection.hits import Hit
 from m3qdrant.collection.layout import Index, Layout, ModelId
 from m3qdrant.collection.schema import ColbertDatatype, M3Schema
@@ -336,7 +336,7 @@ class Collection:
             condition = models.Filter(must=[models.HasIdCondition(has_id=points)])
         else:
             found = as_filter(filter)
-            if found is None or found == models.Filter():
+            if found is None or says_nothing(found):
                 raise InputError("delete: the filter is empty; it would delete every document")
             condition = found
         count = yield from self.count(condition)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from m3qdrant import jsonpath
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE
+from m3qdrant.scalars import plain_scalar
 
 __all__ = ["CHOICES", "CLUSTER", "IndexKind", "M3Schema"]
 
@@ -115,7 +116,7 @@ class M3Schema:
         token_pooling: keeps one of so many ColBERT vectors of a document, by merging those that
             are most alike (see encode/pooling.py). Disk, memory and scoring time shrink by that
             factor; what is lost grows with it, and is little at 2. Storing takes longer.
-        payload_indexes: fields that filters use, and the kind of their values: "keyword",
+        payload_indexes: payload keys that filters use, and the kind of their values: "keyword",
             "integer", "float", "bool", "datetime", "uuid", "text" or "geo". A filter on a field
             without an index looks at every candidate's payload; an index takes memory. Missing
             ones are made when a store is opened.
@@ -151,6 +152,8 @@ class M3Schema:
     write_consistency: int | None = None
 
     def __post_init__(self) -> None:
+        for name in (*_FLAGS, *_LEAST):  # numpy's numbers are Python's
+            object.__setattr__(self, name, plain_scalar(getattr(self, name)))
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 allowed = ", ".join(map(repr, choices))
@@ -169,7 +172,10 @@ class M3Schema:
                 "colbert_hnsw makes a graph, and hnsw_m is 0: give it edges, such as 16"
             )
         self._check_payload_keys()
-        object.__setattr__(self, "payload_indexes", _Indexes(self.payload_indexes))
+        kinds = {_path("payload_indexes", key): kind for key, kind in self.payload_indexes.items()}
+        object.__setattr__(self, "payload_indexes", _Indexes(kinds))
+        if self.tenant is not None:
+            object.__setattr__(self, "tenant", _path("tenant", self.tenant))
 
     def _check_payload_keys(self) -> None:
         if not isinstance(self.payload_indexes, Mapping):
@@ -178,13 +184,13 @@ class M3Schema:
                 "such as {'year': 'integer'}"
             )
         for field, kind in self.payload_indexes.items():
-            _check_path("payload_indexes", field)
+            _path("payload_indexes", field)
             if kind not in get_args(IndexKind):
                 allowed = ", ".join(map(repr, get_args(IndexKind)))
                 raise InputError(f"payload_indexes: {field!r} is {kind!r}: give one of {allowed}")
         if self.tenant is None:
             return
-        _check_path("tenant", self.tenant)
+        _path("tenant", self.tenant)
         if self.payload_indexes.get(self.tenant, "keyword") != "keyword":
             raise InputError(
                 f"payload_indexes: {self.tenant!r} is the tenant, whose index is a 'keyword' one: "
@@ -210,8 +216,9 @@ class M3Schema:
         ) is not None
 
 
-def _check_path(name: str, key: object) -> None:
+def _path(name: str, key: object) -> str:
+    """The path of a payload's key, as the engine names its index."""
     try:
-        jsonpath.parse(key)
+        return jsonpath.as_path(key)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None

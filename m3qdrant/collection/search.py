@@ -11,8 +11,10 @@ from qdrant_client import models
 
 from m3qdrant.collection.filters import as_filter
 from m3qdrant.errors import InputError
+from m3qdrant.jsonpath import as_path
 from m3qdrant.names import COLBERT, DENSE, MODES, SPARSE, VECTORS, Mode
 from m3qdrant.rows import values
+from m3qdrant.scalars import plain_scalar
 from m3qdrant.weights import DEFAULT_WEIGHTS, check_weights
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class Search:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"unknown mode {self.mode!r}; the modes are {', '.join(MODES)}")
+        for name in _NUMBERS:  # numpy's numbers are Python's
+            object.__setattr__(self, name, plain_scalar(getattr(self, name)))
         for name, least in (("limit", 1), ("candidates", 1), ("offset", 0), ("group_size", 1)):
             _check_whole(name, getattr(self, name), least)
         if self.ef is not None:
@@ -105,6 +109,8 @@ class Search:
                 )
         if self.group_by is not None and (not isinstance(self.group_by, str) or not self.group_by):
             raise InputError(f"group_by is {self.group_by!r}: give the key of a payload field")
+        if self.group_by is not None:
+            object.__setattr__(self, "group_by", _path(self.group_by))
         if self.group_by is not None and self.diversity is not None:
             raise InputError("group_by and diversity can't be combined: choose one")
         if self.group_by is None and self.group_size != 1:
@@ -143,6 +149,25 @@ class Search:
             return None
         names = point.vector if self.with_vectors is True else self.with_vectors
         return {name: point.vector[name] for name in names if name in point.vector}
+
+
+_NUMBERS = (
+    "limit",
+    "candidates",
+    "offset",
+    "group_size",
+    "ef",
+    "score_threshold",
+    "diversity",
+    "oversampling",
+)
+
+
+def _path(group_by: str) -> str:
+    try:
+        return as_path(group_by)
+    except InputError as error:
+        raise InputError(f"group_by: {error}") from error
 
 
 def _check_whole(name: str, value: object, least: int) -> None:

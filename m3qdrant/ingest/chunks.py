@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,6 +17,9 @@ CHUNK_DOCUMENTS = 128
 CHUNK_CHARACTERS = 500_000
 """A chunk ends at either: documents enough to fill batches of like length, characters few enough
 that progress shows, and that their ColBERT vectors take half a gigabyte at 1,024 dimensions."""
+
+_DIGITS = re.compile(r"0|-?[1-9][0-9]{0,18}")
+"""An id that is an integer, or is spelt like one."""
 
 Item: TypeAlias = Document | Mapping[str, Any] | str
 
@@ -56,8 +60,10 @@ class Chunker:
         self._max_documents = max_documents
         self._max_characters = max_characters
         self._seen = seen
-        self._found: dict[str, tuple[Document, int, bool]] = {}
+        self._found: dict[str, tuple[Document, int]] = {}
         self._characters = 0
+        # the ids that read as integers, those that came as integers and those that came as text
+        self._numbers: dict[bool, set[int]] = {True: set(), False: set()}
 
     def push(self, item: object) -> Chunk | None:
         """Take an item; the chunk, where this one fills it."""
@@ -72,13 +78,15 @@ class Chunker:
             return None
         if self._seen is not None:
             self._seen.add(document.point_id)
-        earlier = self._found.get(document.id)
-        if earlier is not None and numbered(item) != earlier[2]:
-            report.failed.append(_two_kinds(document.id, earlier[2]))
-            return None
+        if _DIGITS.fullmatch(document.id):
+            number, kind = int(document.id), numbered(item)
+            if number in self._numbers[not kind]:
+                report.failed.append(_two_kinds(document.id, not kind))
+                return None
+            self._numbers[kind].add(number)
         # the later one wins, as it would in two chunks
         report.duplicates += self._found.pop(document.id, None) is not None
-        self._found[document.id] = (document, position, numbered(item))
+        self._found[document.id] = (document, position)
         self._characters += len(document.text)
         full = len(self._found) == self._max_documents or self._characters >= self._max_characters
         return self.rest() if full else None
@@ -87,7 +95,7 @@ class Chunker:
         """What has come since the last chunk, if anything."""
         if not self._found:
             return None
-        documents, positions, _ = zip(*self._found.values(), strict=True)
+        documents, positions = zip(*self._found.values(), strict=True)
         self._found, self._characters = {}, 0
         return Chunk(list(documents), list(positions))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from m3qdrant.collection import Collection, Document, Steps, as_filter, points
+from m3qdrant.collection import Collection, Document, Steps, as_filter, points, says_nothing
 from m3qdrant.encode import Encoder, M3Embeddings, TruncationWarning
 from m3qdrant.errors import (
     DocumentError,
@@ -29,7 +29,7 @@ from m3qdrant.ingest.plan import Plan, Recipe, compare
 from m3qdrant.ingest.prune import remove_missing
 from m3qdrant.ingest.report import IngestReport
 from m3qdrant.ingest.write import prepare, send
-from m3qdrant.names import LongDocuments
+from m3qdrant.names import TEXT, LongDocuments
 from m3qdrant.rows import records
 
 __all__ = ["Ingest"]
@@ -68,7 +68,7 @@ class Ingest:
         """
         if embeddings is not None and not isinstance(embeddings, M3Embeddings):
             raise InputError(f"embeddings must be M3Embeddings, not {type(embeddings).__name__}")
-        if isinstance(documents, str | Mapping | Document):
+        if isinstance(documents, str | Document) or _is_document(documents):
             documents = [documents]
         documents, length = records(documents, "documents")
         if not isinstance(documents, iterables):
@@ -98,6 +98,8 @@ class Ingest:
         self._under_way: set[str] = set()
         self._prune = prune is not False
         self._bound = as_filter(prune) if not isinstance(prune, bool) else None
+        if self._prune and prune is not True and says_nothing(self._bound):
+            raise InputError("prune: the filter is empty; say True to remove whatever is missing")
         layout = collection.layout
         if prune is True and layout is not None and layout.schema.tenant is not None:
             raise InputError(
@@ -184,3 +186,11 @@ class Ingest:
             yield from self._collection.optimize_if_due()
         elif self._optimize:
             yield from self._collection.optimize()
+
+
+def _is_document(documents: Any) -> bool:
+    """Whether a mapping is one document, and no table of columns or of other documents."""
+    if not isinstance(documents, Mapping):
+        return False
+    values = [documents[TEXT]] if TEXT in documents else list(documents.values())[:1]
+    return not any(isinstance(v, Iterable) and not isinstance(v, str | bytes) for v in values)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from m3qdrant.collection.filters import as_filter
+from m3qdrant.collection.filters import as_filter, says_nothing
 from m3qdrant.errors import InputError
 
 POINTS: dict[int, dict[str, Any]] = {
@@ -136,3 +136,52 @@ def test_what_passes(client: QdrantClient, filter: Any, expected: set[int]) -> N
 def test_what_is_refused_names_the_key(filter: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         as_filter(filter)
+
+
+def test_a_datetime_is_every_spelling_of_its_time() -> None:
+    zone = dt.timezone(dt.timedelta(hours=2))
+    spellings = [
+        "2021-05-01T12:00:00Z",
+        "2021-05-01T12:00:00+00:00",
+        "2021-05-01T14:00:00+02:00",
+        "2021-05-01T12:00:00",
+        "2021-05-01 12:00:00",
+    ]
+    client = QdrantClient(":memory:")
+    client.create_collection("c", vectors_config={})
+    load = [*spellings, "2021-05-01T12:00:01Z", "2021-05-01", "noon", 1619870400]
+    client.upsert(
+        "c", [models.PointStruct(id=i, vector={}, payload={"at": x}) for i, x in enumerate(load)]
+    )
+    for time in (
+        dt.datetime(2021, 5, 1, 12, tzinfo=dt.timezone.utc),
+        dt.datetime(2021, 5, 1, 14, tzinfo=zone),
+        dt.datetime(2021, 5, 1, 12),
+        np.datetime64("2021-05-01T12"),
+    ):
+        for filter in ({"at": time}, {"at": [time]}, {"at": {"gte": time, "lte": time}}):
+            found, _ = client.scroll("c", as_filter(filter), limit=20)
+            assert sorted(point.id for point in found) == [0, 1, 2, 3, 4]
+
+
+YEAR = models.FieldCondition(key="year", range=models.Range(gte=1))
+
+
+@pytest.mark.parametrize(
+    ("filter", "nothing"),
+    [
+        (None, True),
+        (models.Filter(), True),
+        (models.Filter(must=[]), True),
+        (models.Filter(must=[], should=[], must_not=[]), True),
+        (models.Filter(must=models.Filter()), True),
+        (models.Filter(should=[models.Filter(must=[models.Filter(should=[])])]), True),
+        (models.Filter(must=[YEAR]), False),
+        (models.Filter(should=YEAR), False),
+        (models.Filter(must=[models.Filter(must_not=[YEAR])]), False),
+        (models.Filter(must_not=[models.Filter()]), False),
+        (models.Filter(min_should=models.MinShould(conditions=[YEAR], min_count=1)), False),
+    ],
+)
+def test_filters_that_say_nothing(filter: models.Filter | None, nothing: bool) -> None:
+    assert says_nothing(filter) is nothing

@@ -147,11 +147,14 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         ({"shards": 0}, "shards is 0: give a whole number from 1"),
         ({"replicas": "2"}, "replicas is '2': give a whole number from 1"),
         ({"payload_indexes": ["year"]}, "payload_indexes is .'year'.: give a mapping of fields"),
-        ({"payload_indexes": {"": "keyword"}}, "payload_indexes: '' is no path into a payload"),
-        ({"payload_indexes": {"a b": "text"}}, "payload_indexes: 'a b' is no path .* quotes"),
+        ({"payload_indexes": {"": "keyword"}}, "payload_indexes: '' is no payload key"),
+        (
+            {"payload_indexes": {'a"b': "text"}},
+            "payload_indexes: 'a.b' .* no way to write .* quotes",
+        ),
         ({"payload_indexes": {"year": "int"}}, "'year' is 'int': give one of 'keyword', 'int"),
         ({"payload_indexes": {"year": ["integer"]}}, "'year' is .'integer'.: give one of"),
-        ({"tenant": 7}, "tenant: 7 is no path into a payload"),
+        ({"tenant": 7}, "tenant: 7 is no payload key"),
         ({"colbert_hnsw": True, "hnsw_m": 0}, "colbert_hnsw makes a graph, and hnsw_m is 0"),
         ({"tenant": "who", "payload_indexes": {"who": "uuid"}}, "'who' is the tenant"),
     ],
@@ -159,6 +162,18 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         M3Schema(**options)
+
+
+def test_numpys_numbers_are_pythons() -> None:
+    typed = M3Schema(hnsw_m=np.int64(8), token_pooling=np.uint8(2), colbert_hnsw=np.bool_(True))
+    assert typed == M3Schema(hnsw_m=8, token_pooling=2, colbert_hnsw=True)
+    assert [type(typed.hnsw_m), type(typed.colbert_hnsw)] == [int, bool]
+
+
+def test_keys_are_spelt_as_in_payloads() -> None:
+    schema = M3Schema(tenant="user id", payload_indexes={"a.b": "float", "rdfs:sub": "keyword"})
+    assert schema.tenant == '"user id"'
+    assert schema.payload_indexes == {"a.b": "float", '"rdfs:sub"': "keyword"}
 
 
 # marks, and characters newer than this Python's tables, are left to the engine: see jsonpath.py
@@ -170,8 +185,13 @@ def test_payload_paths_are_the_engines(path: str) -> None:
     try:
         edge.UpdateOperation.create_field_index(path, edge.PayloadSchemaType.Keyword)
     except ValueError:
-        with pytest.raises(InputError, match="is no path into a payload"):
-            M3Schema(tenant=path)
+        if not path or '"' in path or "\\" in path:
+            with pytest.raises(InputError, match=r"is no payload key|have no way to write"):
+                M3Schema(tenant=path)
+        else:
+            quoted = f'"{path}"'
+            assert M3Schema(tenant=path, payload_indexes={path: "keyword"}).tenant == quoted
+            edge.UpdateOperation.create_field_index(quoted, edge.PayloadSchemaType.Keyword)
     else:
         assert M3Schema(tenant=path, payload_indexes={path: "keyword"}).tenant == path
 

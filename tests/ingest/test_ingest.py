@@ -95,3 +95,18 @@ def test_a_bad_document_with_an_id_is_not_gone_from_the_input() -> None:
     ]
     assert list(read(bad, Chunker(IngestReport(), seen=seen))) == []
     assert {Document("a", "").point_id, Document("b", "").point_id} <= seen
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 10])
+def test_an_integer_and_its_digits_are_one_id(chunk: int) -> None:
+    """The second would replace the first, however far apart they come."""
+    report = IngestReport()
+    items: list[Any] = [{"id": i, "text": f"text {i}"} for i in (1, 2, 1)]
+    items += [{"id": "2", "text": "another"}, Document("3", "x"), {"id": 3, "text": "y"}]
+    items += [{"id": "03", "text": "z"}, {"id": "9" * 5000, "text": "w"}]
+    chunks = list(read(items, Chunker(report, max_documents=chunk)))
+    stored = {document.id: document.text for each in chunks for document in each.documents}
+    assert stored == {"1": "text 1", "2": "text 2", "3": "x", "03": "z", "9" * 5000: "w"}
+    assert [(error.id, error.field) for error in report.failed] == [("2", "id"), ("3", "id")]
+    assert "was an integer before, and is a string now" in report.failed[0].reason
+    assert "was a string before, and is an integer now" in report.failed[1].reason

@@ -19,7 +19,10 @@ def filter_model(filter: Any) -> models.Filter:
         InputError: it is neither.
     """
     if isinstance(filter, Mapping):
-        return models.Filter(**filter)
+        try:
+            return models.Filter(**filter)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the mapping is no filter: {error}") from error
     if not isinstance(filter, models.Filter):
         raise InputError(
             f"a {type(filter).__name__} is no filter: pass qdrant_client.models.Filter"

@@ -6,17 +6,17 @@ import math
 import uuid
 from collections.abc import Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
 from m3qdrant.edge.translate.filter_models import filter_model
+from m3qdrant.edge.translate.floats import ends
 from m3qdrant.edge.translate.ids import check_ids
 from m3qdrant.errors import InputError, UnsupportedError
 from m3qdrant.limits import MAX_NESTING
+from m3qdrant.scalars import plain_scalar
 
 __all__ = ["condition", "geo_point", "time", "to_filter"]
 
@@ -159,16 +159,21 @@ def _match(match: Any) -> Any:
     }.get(name)
     if field is None:
         raise UnsupportedError(f"the embedded engine has no {name}: use MatchValue or MatchText")
-    value = getattr(match, field)
+    value = plain_scalar(getattr(match, field))
     if isinstance(value, bool):
         value = _Truth(value)
     else:
-        _check_integers([value])
+        _check_values([value])
     return getattr(edge, name)(value)
 
 
-def _check_integers(values: Sequence[Any]) -> None:
+def _check_values(values: Sequence[Any]) -> None:
     for value in values:
+        if not isinstance(value, str | int):
+            raise InputError(
+                f"a match takes strings, integers and booleans, not {value!r}: a number x is "
+                "found by models.Range(gte=x, lte=x), a time by models.DatetimeRange"
+            )
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InputError(
                 f"a match with {value}, which is beyond 64 bits with a sign: no payload that can "
@@ -177,52 +182,33 @@ def _check_integers(values: Sequence[Any]) -> None:
 
 
 def _values(values: Sequence[Any]) -> list[Any]:
-    each = list(values)
-    _check_integers(each)
+    each = [plain_scalar(value) for value in values]
+    _check_values(each)
     if any(isinstance(v, str) for v in each) and not all(isinstance(v, str) for v in each):
         raise InputError("a match of any or except takes strings or integers, not both")
     return each
 
 
 def _range(asked: Any) -> edge.RangeFloat | edge.RangeDateTime:
-    bounds = {k: getattr(asked, k) for k in ("gte", "gt", "lte", "lt")}
+    bounds = {k: plain_scalar(getattr(asked, k)) for k in ("gte", "gt", "lte", "lt")}
     if isinstance(asked, models.DatetimeRange):
         return edge.RangeDateTime(**{k: time(v) for k, v in bounds.items() if v is not None})
-    for bound in bounds.values():
-        if bound is not None and not np.isfinite(bound):
+    for name, bound in bounds.items():
+        if bound is None:
+            continue
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise InputError(f"a range ends at numbers, and its {name} is {bound!r}")
+        if not math.isfinite(bound):
             raise InputError(f"a range can't end at {bound}: leave the bound out")
     return edge.RangeFloat(
-        gte=_nudged(bounds["gte"], -math.inf),
-        gt=_nudged(bounds["gt"], math.inf),
-        lte=_nudged(bounds["lte"], math.inf),
-        lt=_nudged(bounds["lt"], -math.inf),
+        **{name: None if end is None else _end(name, end) for name, end in bounds.items()}
     )
 
 
-_MISREAD_ULPS = 2
-"""How far off the engine reads a number of a payload at most, in units in the last place."""
-
-
-def _nudged(bound: float | None, towards: float) -> float | None:
-    """A bound that says of its own value what the range says, however the engine reads it.
-
-    The engine keeps payloads as JSON and reads one in nine numbers of 17 digits up to two units
-    in the last place off. So what is stored that near to such a bound counts as its own value.
-    """
-    if bound is None or _read_exactly(bound):
-        return bound
-    for _ in range(_MISREAD_ULPS):
-        bound = math.nextafter(bound, towards)
-    return bound
-
-
-def _read_exactly(number: float) -> bool:
-    """Whether the engine's JSON reader gives back this very number.
-
-    It multiplies the digits, as a float, with a power of ten: both are exact up to 2^53 and 10^22.
-    """
-    _, digits, exponent = Decimal(repr(float(number))).as_tuple()
-    return abs(int(exponent)) <= 22 and int("".join(map(str, digits))) < 2**53
+def _end(name: str, end: float) -> float:
+    """An end that says of its own value what the range says, however the engine reads that."""
+    least, greatest = ends(float(end))
+    return least if name in ("gte", "lt") else greatest
 
 
 def time(value: str | datetime | date) -> str:

@@ -14,6 +14,7 @@ from m3qdrant.edge.translate.filters import time
 from m3qdrant.edge.translate.members import member
 from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.errors import InputError
+from m3qdrant.scalars import plain_scalar
 
 __all__ = ["count", "order_by", "payload_selector", "vector_selector"]
 
@@ -29,7 +30,7 @@ def order_by(order: Any) -> edge.OrderBy:
     """An ordering: a field's name, or `models.OrderBy`."""
     if isinstance(order, str):
         return edge.OrderBy(order)
-    start = order.start_from
+    start = plain_scalar(order.start_from)
     if isinstance(start, (datetime, date)):
         start = time(start)
     direction = member(edge.Direction, order.direction)
