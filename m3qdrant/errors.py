@@ -2,7 +2,8 @@
 
 All of them derive from `M3QdrantError`, keep their cause (`raise ... from`), and their message
 names the item that is wrong and what to do next. Errors about a value that the caller passed are
-also `ValueError`, those about something missing are also `LookupError`, so that code which knows
+also `ValueError`, those about something missing are also `LookupError`, and what an engine can't
+do is also `NotImplementedError`, as it is in qdrant-client's local mode, so that code which knows
 only Python's own classes still catches them.
 """
 
@@ -224,7 +225,7 @@ class StoreClosedError(M3QdrantError):
     """The store, or the embedded engine, was used after `close()`."""
 
 
-class UnsupportedError(M3QdrantError):
+class UnsupportedError(M3QdrantError, NotImplementedError):
     """The engine can't do this; says which one can."""
 
 

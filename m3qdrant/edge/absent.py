@@ -15,7 +15,7 @@ from m3qdrant.errors import UnsupportedError
 __all__ = ["AbsentError", "add_missing", "is_missing", "refuse_attribute"]
 
 
-class AbsentError(UnsupportedError, AttributeError):
+class AbsentError(AttributeError, UnsupportedError):
     """The engine has no such attribute; says what to use. `hasattr` takes it for a no."""
 
 

@@ -9,7 +9,8 @@ that the front does is qdrant-client's own doing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import functools
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, overload
 
@@ -88,6 +89,19 @@ def _refuse_options(edge: Any) -> AbsentError:
     )
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _as_in(theirs: Callable[..., Any]) -> Callable[[_F], _F]:
+    """Give a method the signature and the docstring of the one that it stands for."""
+
+    def mark(method: _F) -> _F:
+        functools.update_wrapper(method, theirs)
+        return method
+
+    return mark
+
+
 class _Client(QdrantClient):
     def __init__(self, edge: QdrantEdge, local_inference_batch_size: int | None) -> None:
         super().__init__(":memory:", local_inference_batch_size=local_inference_batch_size)
@@ -141,9 +155,11 @@ class _AsyncClient(AsyncQdrantClient):
     def grpc_collections(self) -> Any:
         return self._client.grpc_collections  # type: ignore[attr-defined]
 
+    @_as_in(AsyncQdrantClient.upload_points)
     def upload_points(self, *args: Any, **kwargs: Any) -> None:
         _finish(super().upload_points(*args, **kwargs))
 
+    @_as_in(AsyncQdrantClient.upload_collection)
     def upload_collection(self, *args: Any, **kwargs: Any) -> None:
         _finish(super().upload_collection(*args, **kwargs))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ def test_what_needs_a_connection_says_so(front: QdrantClient, path: Path, kind: 
         with pytest.raises(UnsupportedError, match=f"no {kind}"):
             getattr(either, kind)
         assert not hasattr(either, kind)
+
+
+def test_its_methods_have_the_clients_parameters(client: QdrantEdge, front: QdrantClient) -> None:
+    view = as_qdrant_client(AsyncQdrantEdgeView(client))
+    for ours, theirs in ((front, QdrantClient), (view, AsyncQdrantClient)):
+        for name, method in inspect.getmembers(theirs, inspect.isfunction):
+            if not name.startswith("_"):
+                assert inspect.signature(getattr(type(ours), name)) == inspect.signature(method)
+
+
+def test_what_the_engine_lacks_is_not_implemented_as_in_local_mode(front: QdrantClient) -> None:
+    memory = QdrantClient(":memory:")
+    for either in (front, memory):
+        with pytest.raises(NotImplementedError):
+            either.cluster_status()
 
 
 def test_dropping_it_leaves_the_engine_open_and_closing_it_closes_it(client: QdrantEdge) -> None:
