@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,7 @@ __all__ = [
     "parse_filter",
     "parse_object",
     "print_json",
+    "typed",
 ]
 
 Location = Annotated[
@@ -66,6 +68,23 @@ Mode = Annotated[
 Limit = Annotated[int, typer.Option(help="The most hits to show.", min=1)]
 
 
+def typed(text: str) -> str:
+    """An argument as UTF-8, as all else is: where the locale has no such characters, as in C's,
+    Python hands on its bytes as surrogates.
+
+    Raises:
+        InputError: it is no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeError as error:
+            raise InputError(f"{text!a} is no UTF-8 text") from error
+    return text
+
+
 def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
     """The JSON object that an option's value is; None without one.
 
@@ -74,6 +93,7 @@ def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
     """
     if not text:
         return None
+    text = typed(text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

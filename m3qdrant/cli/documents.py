@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from m3qdrant.cli.common import (
     parse_filter,
     parse_object,
     print_json,
+    typed,
 )
 from m3qdrant.cli.program import app
 from m3qdrant.errors import IngestError, IngestInterrupted, InputError
@@ -29,23 +30,42 @@ from m3qdrant.names import LongDocuments
 if TYPE_CHECKING:
     from qdrant_client import models
 
+    from m3qdrant.ingest import Format
     from m3qdrant.store import M3Store
 
-TextField = Annotated[str, typer.Option(help="JSONL field that holds the text.")]
-IdField = Annotated[str, typer.Option(help="JSONL field that holds the id.")]
+TextField = Annotated[str, typer.Option(help="The field that holds the text.")]
+IdField = Annotated[str, typer.Option(help="The field that holds the id.")]
 
 
 @app.command()
 def ingest(
     paths: Annotated[
-        list[str], typer.Argument(help="JSONL, .txt or .md files, folders, or - for stdin.")
+        list[str],
+        typer.Argument(
+            help="JSONL, JSON, CSV, TSV, .txt or .md files, folders of them, or - for stdin."
+        ),
     ],
     location: Location,
     collection: Collection = "documents",
     model: Model = None,
     text_field: TextField = "text",
     id_field: IdField = "id",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="jsonl, json, text, csv or tsv, of the files named and of stdin (default: by a "
+            "file's ending; on stdin by its first lines). text is a document a line on stdin."
+        ),
+    ] = None,
     max_length: Annotated[int, typer.Option(help="Tokens a text is cut to.", min=2)] = 8192,
+    split_records: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Cut records too (JSONL, JSON, tables, lines) into passages ID#1, ID#2, ...; "
+            "without it a record is one document, and what is beyond --max-length is cut.",
+        ),
+    ] = False,
     long_documents: Annotated[
         LongDocuments,
         typer.Option(
@@ -80,26 +100,54 @@ def ingest(
     A document whose id is there with another text is replaced, so running the same command again
     goes on where the last run was cut off. The model is the collection's own; for a new collection
     it is m3-tiny unless --model says.
+
+    JSONL has an object a line, CSV and TSV a header; all fields but text and id become payload. A
+    TSV may have no header and two columns, id and text. Records as BEIR has them ("_id", "title",
+    "text") have "_id" for their id, and the title is set before the text. .txt and .md are cut
+    into passages of some 400 of the model's tokens, which are never longer than --max-length; all
+    others are one document each, and what is longer is cut, and said; --split cuts them into
+    passages too. All is read as UTF-8. A file's ids are made of its path as it is given here, so
+    give it the same way again.
+
+    What can't be read or stored is named, with the reason, the rest is stored, and the exit status
+    is 1; --prune removes nothing then. A folder's files of other kinds, and hidden ones, are
+    passed over, and counted.
     """
-    from m3qdrant.ingest import STDIN, check_long_documents, open_sources
+    from m3qdrant.ingest import (
+        STDIN,
+        check_long_documents,
+        open_sources,
+        split_documents,
+        splitter,
+    )
 
     handling = check_long_documents(long_documents)
     options = parse_object("--schema", schema)
     stdin = sys.stdin if STDIN in paths else None
-    source = open_sources(paths, text_field=text_field, id_field=id_field, stdin=stdin)
+    source = open_sources(
+        paths,
+        text_field=typed(text_field),
+        id_field=typed(id_field),
+        format=cast("Format | None", format),
+        stdin=stdin,
+    )
+    source.check()
     with (
         interruptible("what was stored stays, run it again for the rest"),
         open_store(location, collection, model, create=True, schema=options) as store,
     ):
+        split = splitter(store.encoder, max_length)
         try:
             report = store.add(
-                source.documents,
+                split_documents(source.items(split), store.encoder, max_length)
+                if split_records and store.encoder is not None
+                else source.items(split),
                 max_length=max_length,
                 long_documents=handling,
                 prune=prune,
                 optimize=optimize,
                 progress=not as_json,
-                total=source.total,
+                total=source.total(split) if not split_records else None,
             )
         except (IngestError, IngestInterrupted) as stop:
             if as_json:
@@ -136,6 +184,7 @@ def export(
     JSON anyway.
     """
     condition = parse_filter(filter)
+    text_field, id_field = typed(text_field), typed(id_field)
     with interruptible("run it again"), open_documents(location, collection) as store:
         if output is None:
             _export(store, condition, None, text_field, id_field, False)
@@ -183,12 +232,13 @@ def delete(
 ) -> None:
     """Delete documents by id, or all that satisfy a filter, and say how many there were."""
     condition = parse_filter(filter)
+    ids = [typed(id) for id in ids or ()]
     if bool(ids) == (condition is not None):
         raise InputError("give either ids or a --filter that says something")
     with open_documents(location, collection) as store:
         if condition is not None and not yes:
             _confirm(store.count(condition), store.count())
-        count = store.delete(ids, filter=condition)
+        count = store.delete(ids or None, filter=condition)
     if as_json:
         print_json({"deleted": count})
     elif ids:

@@ -57,16 +57,16 @@ def _abandon_stdout() -> None:
 
 
 def _speak_utf8() -> None:
-    """Pipes and files are UTF-8, whatever the locale; only a terminal is asked what it shows."""
+    """Pipes and files are UTF-8, whatever the locale; only a terminal is asked what it shows.
+
+    Standard input is where it is read (`ingest/sources.py`).
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             if not stream.isatty():
                 stream.reconfigure(encoding="utf-8")
             # a character that can't be shown is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
-        # `ingest` names the line of a byte that is no UTF-8, and goes on
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -20,6 +20,7 @@ from m3qdrant.cli.common import (
     open_store,
     parse_filter,
     print_json,
+    typed,
 )
 from m3qdrant.cli.program import app
 from m3qdrant.errors import InputError
@@ -71,7 +72,7 @@ def search(
     options: Any = {
         "offset": offset,
         "score_threshold": score_threshold,
-        "group_by": group_by,
+        "group_by": typed(group_by) if group_by is not None else None,
         "group_size": group_size,
         "diversity": diversity,
         "exact": exact,
@@ -139,7 +140,7 @@ def demo(
 
 def _query(words: list[str]) -> str:
     """The query of a command line: its words, quoted together or not."""
-    query = " ".join(words)
+    query = typed(" ".join(words))
     if not query.strip():
         raise InputError("the query is empty")
     return query

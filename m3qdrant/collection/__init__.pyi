@@ -12,6 +12,7 @@ from .capabilities import SERVER as SERVER
 from .capabilities import Capabilities as Capabilities
 from .capabilities import Engine as Engine
 from .documents import Document as Document
+from .documents import document_id_of as document_id_of
 from .documents import numbered as numbered
 from .documents import point_id as point_id
 from .filters import as_filter as as_filter

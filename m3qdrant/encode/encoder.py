@@ -287,6 +287,21 @@ class M3Encoder:
             for row in embeddings.lexical_weights()
         ]
 
+    def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
+        """How many tokens each text has, CLS and EOS included, however long it is.
+
+        Raises:
+            InputError: an item is no string, or can't be encoded as UTF-8.
+        """
+        items = as_texts(texts)
+        if not items:
+            return []
+        with self._lock:
+            batch = self.tokenizer(
+                items, truncation=False, padding=False, return_attention_mask=False, verbose=False
+            )
+        return [len(ids) for ids in batch["input_ids"]]
+
     def _tokenize(self, texts: list[str], limit: int) -> tuple[list[list[int]], Tensor]:
         """Token ids of each text, CLS and EOS included, and which texts were cut at `limit`."""
         if not texts:

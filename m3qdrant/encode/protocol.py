@@ -1,5 +1,9 @@
 """What an encoder is: whatever has these seven members. The store takes any.
 
+One more is optional: `count_tokens(texts: Sequence[str]) -> list[int]`, the tokens of each text,
+specials included and nothing cut, as `max_length` counts them. With it the command line cuts text
+files into passages that fit; without it passages are measured in characters.
+
 `M3Encoder` is one. Another may spread texts over several devices, or ask a machine elsewhere; it
 needs to inherit from nothing.
 """

@@ -2,7 +2,11 @@
 
 The files:
 
-    sources    documents from files, and the JSONL that they are written to
+    sources    documents from files, folders and streams
+    formats    what each kind of file holds, by line
+    passages   long texts cut as the model measures them
+    splitting  long documents as documents of a passage each
+    exports    the JSONL that documents are written to
     chunks     documents, checked, in chunks of unique ids
     plan       which of a chunk are new, which changed, which are as they were
     write      embeddings checked, fitted to what Qdrant takes, made into points, and sent

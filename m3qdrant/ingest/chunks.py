@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from m3qdrant.collection import Document, numbered
-from m3qdrant.errors import DocumentError
-from m3qdrant.ingest.report import IngestReport
+from m3qdrant.collection import Document, document_id_of, numbered
+from m3qdrant.errors import DocumentError, InputError, SourceError
+from m3qdrant.ingest.report import IngestReport, PassedOver
 
-__all__ = ["Chunk", "Chunker", "Item", "read"]
+__all__ = ["Chunk", "Chunker", "Item", "Sourced", "read"]
 
 CHUNK_DOCUMENTS = 128
 CHUNK_CHARACTERS = 500_000
@@ -21,7 +23,25 @@ that progress shows, and that their ColBERT vectors take half a gigabyte at 1,02
 _DIGITS = re.compile(r"0|-?[1-9][0-9]{0,18}")
 """An id that is an integer, or is spelt like one."""
 
-Item: TypeAlias = Document | Mapping[str, Any] | str
+_REMEMBERED = 1_000_000
+"""Of how many documents it is remembered what tells them apart; an input may have no end."""
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """A document that was read from a file.
+
+    Attributes:
+        item: what was read.
+        place: the file, and the line: "a.jsonl:12".
+    """
+
+    item: Mapping[str, Any] | str
+    place: str
+
+
+Item: TypeAlias = Document | Mapping[str, Any] | str | Sourced | SourceError | PassedOver
+"""What users give, and what is read from files: documents, and what could not be read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,11 @@ class Chunk:
 
 
 class Chunker:
-    """Collects an input's items into chunks; what can't be stored goes to the report."""
+    """Collects an input's items into chunks; what can't be stored goes to the report.
+
+    Attributes:
+        unknown: how many items could not be read so far that their ids would be known.
+    """
 
     def __init__(
         self,
@@ -64,17 +88,27 @@ class Chunker:
         self._characters = 0
         # the ids that read as integers, those that came as integers and those that came as text
         self._numbers: dict[bool, set[int]] = {True: set(), False: set()}
+        self._texts: dict[str, bytes] = {}
+        self.unknown = 0
 
     def push(self, item: object) -> Chunk | None:
         """Take an item; the chunk, where this one fills it."""
         report, position = self._report, self._report.received
+        if isinstance(item, PassedOver):
+            report.pass_over(item)
+            return None
         report.received += 1
+        place = item.place if isinstance(item, Sourced) else None
+        item = item.item if isinstance(item, Sourced) else item
         try:
-            document = Document.of(item, position)
+            if isinstance(item, SourceError):
+                raise item
+            document = self._apart(item, Document.of(item, position))
         except DocumentError as error:
+            if place is not None:
+                error = DocumentError(error.id, error.field, error.reason, place)
             report.failed.append(error)
-            if self._seen is not None:
-                self._seen.add(Document(error.id, "").point_id)
+            self._see_failed(item)
             return None
         if self._seen is not None:
             self._seen.add(document.point_id)
@@ -83,13 +117,41 @@ class Chunker:
             if number in self._numbers[not kind]:
                 report.failed.append(_two_kinds(document.id, not kind))
                 return None
-            self._numbers[kind].add(number)
+            if len(self._numbers[kind]) < _REMEMBERED:
+                self._numbers[kind].add(number)
         # the later one wins, as it would in two chunks
-        report.duplicates += self._found.pop(document.id, None) is not None
+        if self._found.pop(document.id, None) is not None:
+            report.count_duplicate(document.id)
         self._found[document.id] = (document, position)
         self._characters += len(document.text)
         full = len(self._found) == self._max_documents or self._characters >= self._max_characters
         return self.rest() if full else None
+
+    def _see_failed(self, item: object) -> None:
+        """What can't be stored is not gone from the input, where it is known what it was."""
+        id = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", None)
+        try:
+            known = document_id_of(id)
+        except InputError:
+            known = None
+        if known is None or isinstance(item, SourceError):
+            self.unknown += 1
+        elif self._seen is not None:
+            self._seen.add(Document(known, "").point_id)
+
+    def _apart(self, item: object, document: Document) -> Document:
+        """Of documents without an id, the second of a text has another payload: another id."""
+        if isinstance(item, Document) or (
+            isinstance(item, Mapping) and item.get("id") is not None
+        ):
+            return document
+        written = json.dumps(dict(document.payload), sort_keys=True).encode()
+        payload = hashlib.blake2b(written, digest_size=16).digest()
+        if self._texts.get(document.id, payload) == payload:
+            if len(self._texts) < _REMEMBERED:
+                self._texts[document.id] = payload
+            return document
+        return replace(document, id=f"{document.id}-{payload.hex()}")
 
     def rest(self) -> Chunk | None:
         """What has come since the last chunk, if anything."""

@@ -180,7 +180,12 @@ class Ingest:
 
     def finish(self) -> Steps[None]:
         """After the last chunk: remove what is gone, and build the indexes where it is time."""
-        if self._seen is not None and self._collection.layout is not None:
+        if self._seen is not None and self.chunker.unknown:
+            self.report.not_pruned = (
+                f"of {self.chunker.unknown} that could not be read it isn't known which documents "
+                "they are, so that these would count as gone; mend them and run it again"
+            )
+        elif self._seen is not None and self._collection.layout is not None:
             yield from remove_missing(self._collection.name, self._seen, self._bound, self.report)
         if self._optimize is None:
             yield from self._collection.optimize_if_due()

@@ -10,7 +10,7 @@ from m3qdrant.errors import DocumentError
 
 __all__ = ["IngestReport", "PassedOver"]
 
-_REASONS = 5
+_REASONS = 8
 _EXAMPLES = 3
 _REASON_CHARACTERS = 240
 """Of what was left out for people: so many reasons, with so many examples each."""
@@ -45,6 +45,7 @@ class IngestReport:
         updated: documents of which only the payload had changed, and was replaced.
         unchanged: documents that were there as they are, and were left alone.
         duplicates: documents left out because a later one of the same chunk has the same id.
+        duplicate_ids: the first of their ids.
         truncated: stored documents whose text was cut at max_length.
         truncated_ids: the first of their ids.
         pooled: stored documents with too many ColBERT vectors for Qdrant, merged until they fit.
@@ -64,6 +65,7 @@ class IngestReport:
     updated: int = 0
     unchanged: int = 0
     duplicates: int = 0
+    duplicate_ids: list[str] = field(default_factory=list)
     truncated: int = 0
     truncated_ids: list[str] = field(default_factory=list)
     pooled: int = 0
@@ -103,23 +105,26 @@ class IngestReport:
     @property
     def remarks(self) -> list[str]:
         """What was left out, and why, a line each: a few reasons with a few examples."""
-        lines = []
-        failures: dict[str, PassedOver] = {}
-        for error in self.failed:
-            reason = error.reason if error.field == "source" else f"{error.field}: {error.reason}"
-            group = failures.setdefault(reason, PassedOver(reason, 0, []))
-            group.files += 1
-            if len(group.examples) < _EXAMPLES:
-                place = error.source if error.source is not None else error.id
-                group.examples.append(place)
-        lines += _lines("not stored", failures.values(), "documents")
-        lines += _lines("passed over", self.passed_over, "files")
+        lines = _lines("passed over", self.passed_over, "files")
+        if self.duplicates:
+            lines.append(
+                f"left out: {self.duplicates} documents whose id comes again later "
+                f"({_some(self.duplicate_ids, self.duplicates)})"
+            )
         if self.truncated:
             lines.append(
                 f"cut: {self.truncated} texts are longer than max_length or the model's own limit "
                 f"({_some(self.truncated_ids, self.truncated)}); what is beyond is not searched: "
                 "split them into passages, or raise max_length where the model takes more"
             )
+        failures: dict[str, PassedOver] = {}
+        for error in self.failed:
+            reason = error.reason if error.field == "source" else f"{error.field}: {error.reason}"
+            group = failures.setdefault(reason, PassedOver(reason, 0, []))
+            group.files += 1
+            if len(group.examples) < _EXAMPLES:
+                group.examples.append(error.source if error.source is not None else error.id)
+        lines += _lines("not stored", failures.values(), "documents")
         if self.not_pruned is not None:
             lines.append(f"nothing removed: {self.not_pruned}")
         return lines
@@ -127,17 +132,22 @@ class IngestReport:
     def __str__(self) -> str:
         return "\n  ".join([self.summary, *self.remarks])
 
-    def pass_over(self, reason: str, path: str) -> None:
-        """Count a file that is not read."""
+    def pass_over(self, found: PassedOver) -> None:
+        """Count files that are not read."""
         for group in self.passed_over:
-            if group.reason == reason:
+            if group.reason == found.reason:
                 break
         else:
-            group = PassedOver(reason, 0, [])
+            group = PassedOver(found.reason, 0, [])
             self.passed_over.append(group)
-        group.files += 1
-        if len(group.examples) < _KEPT:
-            group.examples.append(path)
+        group.files += found.files
+        group.examples += found.examples[: _KEPT - len(group.examples)]
+
+    def count_duplicate(self, id: str) -> None:
+        """Count a document that a later one of the same id replaces."""
+        self.duplicates += 1
+        if len(self.duplicate_ids) < _KEPT:
+            self.duplicate_ids.append(id)
 
     def count_truncated(self, id: str) -> None:
         """Remember which text was cut."""
@@ -153,6 +163,7 @@ class IngestReport:
         passed_over = [dict(vars(group)) for group in self.passed_over]
         return {
             **vars(self),
+            "duplicate_ids": list(self.duplicate_ids),
             "truncated_ids": list(self.truncated_ids),
             "stored": self.stored,
             "failed": failed,

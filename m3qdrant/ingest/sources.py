@@ -1,39 +1,60 @@
-"""Documents from files: JSONL, plain text, Markdown, folders of these, and standard input; and
-the JSONL that they are written to.
+"""Documents from files: JSON lines, tables, plain text, Markdown, folders of these, and streams.
 
-Every file is checked before the first document is given out, so that a fault in line 90,000 does
-not leave half a collection behind. Standard input and named pipes can be read only once: they are
-checked as they come.
+What can't be read, a file or a line of one, does not stop the others: it is given out where its
+documents would have been, and ends in the report. So do the files of a folder that are not read.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from m3qdrant.collection import Document
-from m3qdrant.errors import DocumentError, InputError
-from m3qdrant.files import replacing
+from m3qdrant.errors import DocumentError, InputError, SourceError
+from m3qdrant.ingest.formats import (
+    FORMATS,
+    Fields,
+    Format,
+    Part,
+    read_json,
+    read_lines,
+    read_passages,
+)
+from m3qdrant.ingest.passages import Split, passages
+from m3qdrant.ingest.report import IngestReport, PassedOver
 from m3qdrant.names import TEXT
 
-__all__ = ["STDIN", "Source", "jsonl_line", "open_sources", "passages", "written"]
+__all__ = ["STDIN", "Source", "open_sources"]
 
 STDIN = "-"
 """The path that stands for standard input."""
 
-_OTHER_TEXT = f"{TEXT}_"
-"""What a field "text" becomes, where the text is in another one."""
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".txt": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+_NAMED: dict[str, Format] = {".json": "json"}
+"""Of the files in a folder, most of these are no documents: they are read where they are named."""
 
-_PASSAGE = 1_500  # characters: some 400 tokens, a length that one dense vector still tells apart
-_TEXT_SUFFIXES = {".txt", ".md", ".markdown"}
-_JSONL_SUFFIXES = {".jsonl", ".ndjson"}
+_PACKED = ".gz"
+
+_COLLECTION = "collection.json"  # in the directory of each embedded collection
+
+_Reader: TypeAlias = Callable[[Split], Iterator[Part]]
 
 
 @dataclass(frozen=True)
@@ -41,12 +62,51 @@ class Source:
     """Documents to ingest.
 
     Attributes:
-        documents: one after another, read as they are asked for.
-        total: how many there are; None where it isn't known, as for standard input and pipes.
+        readers: one a file.
+        once: whether a stream is among them, which can't be read again.
     """
 
-    documents: Iterator[Document]
-    total: int | None
+    readers: list[_Reader]
+    once: bool
+
+    def items(self, split: Split = passages) -> Iterator[Part]:
+        """Documents, and what could not be read, one after another, as they are asked for.
+
+        Args:
+            split: cuts text files into passages.
+        """
+        for reader in self.readers:
+            yield from reader(split)
+
+    def total(self, split: Split = passages) -> int | None:
+        """How many there will be; None where it isn't known, as for standard input and pipes."""
+        if self.once:
+            return None
+        return sum(not isinstance(item, PassedOver) for item in self.items(split))
+
+    def check(self) -> None:
+        """Find out whether there is anything to store, before anything is made for it.
+
+        Raises:
+            InputError: there is not, with the reasons.
+        """
+        if self.once:
+            return
+        report = IngestReport()
+        for item in self.items():
+            if isinstance(item, PassedOver):
+                report.pass_over(item)
+                continue
+            try:
+                if isinstance(item, SourceError):
+                    raise item
+                Document.of(item.item)
+            except DocumentError as error:
+                report.failed.append(error)
+            else:
+                return
+        if report.failed or any(group.reason != "empty" for group in report.passed_over):
+            raise InputError("; ".join(["there is nothing to store", *report.remarks]))
 
 
 def open_sources(
@@ -54,230 +114,178 @@ def open_sources(
     *,
     text_field: str = TEXT,
     id_field: str = "id",
+    format: Format | None = None,
     stdin: TextIO | None = None,
 ) -> Source:
-    """Read and check files.
+    """Find files to read.
 
     - `.jsonl`: an object a line; the two fields are its text and its id, all others its payload.
       Where the text is in another field than "text", a field of that name becomes "text_", for
-      "text" is what the document's own text is stored under.
+      "text" is what the document's own text is stored under. Where there is no "id" but "_id", as
+      in BEIR's corpora, that is the id, and a "title" is set before the text (and kept).
+    - `.csv`, `.tsv`: a record a row, with a header that names the fields; all values are strings.
+      A TSV without a header may have two columns, id and text. In a CSV, semicolons or tabs may
+      stand for the commas.
+    - `.json`: an array of such objects, or one or more of them in a row.
     - `.txt`, `.md`: cut into passages at blank lines and headings (see `passages`); a passage's id
       is "path#number" and its payload {"path": path}.
-    - a folder: all of these in it, at any depth, hidden ones left out.
-    - "-": standard input, as JSONL where its first line begins with "{", else a document a line;
-      a named pipe without one of these endings is read likewise.
+    - one of these endings and `.gz`: the same, compressed.
+    - a folder: all of these in it but `.json`, at any depth; hidden ones, links to folders and
+      embedded collections are left out, and said.
+    - "-": standard input, as JSONL where its first line begins with "{", as JSON with "[{", as
+      TSV where all of the first lines have as many tabs, else a document a line; a named pipe
+      without one of these endings is read likewise.
+
+    All are UTF-8, whatever the locale.
 
     Args:
         paths: what to read, in this order.
-        text_field: the JSONL field that holds the text.
-        id_field: the JSONL field that holds the id; where a line has none, the text decides.
+        text_field: the field that holds the text.
+        id_field: the field that holds the id; where a record has none, the text decides.
+        format: of the files named and of streams, whatever their endings; "text" is a document a
+            line on streams. In folders the endings decide.
         stdin: standard input, where "-" is among the paths.
 
     Raises:
-        InputError: names the file, and the line, that can't be read.
+        InputError: a path does not exist, or the format is unknown.
     """
-    readers: list[Callable[[], Iterator[Document]]] = []
-    total: int | None = 0
-    for path in _expand(paths):
-        if path == STDIN:
-            if stdin is None:
-                raise InputError("'-' is standard input, but there is none")
-            readers.append(partial(_read_stream, stdin, "standard input", text_field, id_field))
-            total = None
-            continue
-        reader = _reader(Path(path), text_field, id_field)
-        if not Path(path).is_file():  # a pipe: what was read is gone
-            readers.append(reader)
-            total = None
-            continue
-        count = sum(1 for _ in reader())  # the check: every line is parsed once
-        total = None if total is None else total + count
-        readers.append(reader)
-    return Source(chain.from_iterable(reader() for reader in readers), total)
-
-
-def jsonl_line(document: Document, *, text_field: str = TEXT, id_field: str = "id") -> str:
-    """The line that `open_sources`, with the same two fields, reads as this document.
-
-    Raises:
-        InputError: the document's payload has one of the two fields itself.
-    """
-    if text_field == id_field:
-        raise InputError(f"the text and the id can't both be in the field {text_field!r}")
-    for name, option in ((id_field, "--id-field"), (text_field, "--text-field")):
-        if name in document.payload:
-            raise InputError(
-                f"document {document.id!r}: its payload has a field {name!r} too: choose another "
-                f"name with {option}, here and where you ingest it"
-            )
-    fields = {id_field: document.id, text_field: document.text}
-    return json.dumps({**fields, **document.payload}, ensure_ascii=False) + "\n"
-
-
-@contextmanager
-def written(path: Path) -> Iterator[TextIO]:
-    """A file for writing, which appears under its name when the block ends, and only if it does.
-
-    What is there and is no file, such as a pipe, is written to as it is.
-    """
-    if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
-        yield file
-
-
-def passages(text: str, limit: int = _PASSAGE) -> Iterator[str]:
-    """`text` in passages of at most `limit` characters, cut between paragraphs where possible.
-
-    A Markdown heading begins a new passage. A paragraph longer than `limit` is cut between
-    sentences, else between words, else anywhere.
-    """
-    passage = ""
-    for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )", text):
-        paragraph = paragraph.strip()
-        if not paragraph:
-            continue
-        fits = len(passage) + 2 + len(paragraph) <= limit
-        if passage and (not fits or re.match(r"#{1,6} ", paragraph)):
-            yield passage
-            passage = ""
-        while len(paragraph) > limit:
-            cut = _cut(paragraph, limit)
-            yield paragraph[:cut].rstrip()
-            paragraph = paragraph[cut:].lstrip()
-        passage = f"{passage}\n\n{paragraph}" if passage else paragraph
-    if passage:
-        yield passage
-
-
-def _cut(text: str, limit: int) -> int:
-    """Where to cut `text` at or before `limit`, at least half way there if it is at a boundary."""
-    for boundary in (r"[.!?。！？]\s*", r"\s+"):
-        ends = [match.end() for match in re.finditer(boundary, text[:limit])]
-        if ends and ends[-1] > limit // 2:
-            return ends[-1]
-    return limit
-
-
-def _expand(paths: Sequence[str | Path]) -> Iterator[str]:
-    """Files and STDIN; folders are replaced by the files in them."""
+    if format is not None and format not in FORMATS:
+        raise InputError(f"format is {format!r}: give {', '.join(map(repr, FORMATS))}")
+    fields = Fields(text_field, id_field)
+    readers: list[_Reader] = []
+    once = False
     for given in paths:
         path = Path(given)
         if str(given) == STDIN:
-            yield STDIN
+            if stdin is None:
+                raise InputError("'-' is standard input, but there is none")
+            readers.append(partial(_read_stdin, stdin, format, fields))
+            once = True
         elif path.is_dir():
-            found = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in _JSONL_SUFFIXES | _TEXT_SUFFIXES
-                and file.is_file()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            ]
-            if not found:
-                raise InputError(f"{path}: no .jsonl, .txt or .md files in this folder")
-            yield from map(str, found)
-        elif path.exists():
-            yield str(path)
+            readers.append(partial(_read_folder, path, fields))
+        elif path.is_file():
+            readers.append(partial(_read_named, path, format, fields))
+        elif path.exists():  # a pipe
+            found = format or _format_of(path, named=True)
+            readers.append(partial(_read_file, path, found, fields))
+            once = True
+        elif path.is_symlink():
+            readers.append(partial(_read_named, path, format, fields))
         else:
-            raise InputError(f"{path}: no such file or folder")
+            raise InputError(f"{_name(path)}: no such file or folder")
+    return Source(readers, once)
 
 
-def _reader(path: Path, text_field: str, id_field: str) -> Callable[[], Iterator[Document]]:
-    suffix = path.suffix.lower()
-    if suffix in _JSONL_SUFFIXES:
-        return partial(_read_jsonl, path, text_field, id_field)
-    if suffix in _TEXT_SUFFIXES:
-        return partial(_read_text, path)
-    if not path.is_file():
-        return partial(_read_pipe, path, text_field, id_field)
-    raise InputError(
-        f"{path}: can't tell what this is; readable are "
-        f"{', '.join(sorted(_JSONL_SUFFIXES | _TEXT_SUFFIXES))} and folders of them"
-    )
+def _read_stdin(
+    stdin: TextIO, format: Format | None, fields: Fields, split: Split
+) -> Iterator[Part]:
+    if isinstance(stdin, io.TextIOWrapper):
+        with suppress(io.UnsupportedOperation):  # of a caller who has read from it
+            stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+    yield from read_lines(stdin, "standard input", format, fields)
 
 
-def _read_jsonl(path: Path, text_field: str, id_field: str) -> Iterator[Document]:
-    with _opened(path) as lines:
-        yield from _parse_jsonl(enumerate(lines, 1), str(path), text_field, id_field)
-
-
-def _read_text(path: Path) -> Iterator[Document]:
-    with _opened(path) as file:
-        text = file.read()
-    for number, passage in enumerate(passages(text), 1):
-        yield Document.of({"id": f"{path}#{number}", TEXT: passage, "path": str(path)})
-
-
-def _read_pipe(path: Path, text_field: str, id_field: str) -> Iterator[Document]:
-    with _opened(path) as lines:
-        yield from _read_stream(lines, str(path), text_field, id_field)
-
-
-def _read_stream(lines: TextIO, name: str, text_field: str, id_field: str) -> Iterator[Document]:
-    filled = ((number, line) for number, line in _numbered(lines, name) if line.strip())
-    first = next(filled, None)
-    if first is None:
+def _read_named(path: Path, format: Format | None, fields: Fields, split: Split) -> Iterator[Part]:
+    """A file that was named, so that it is a fault if it can't be read."""
+    format = format or _format_of(path, named=True)
+    if format is None:
+        endings = ", ".join([*_SUFFIXES, *_NAMED])
+        yield SourceError(
+            _name(path),
+            f"can't tell what this is; readable are {endings} (each also with {_PACKED}), folders "
+            "of them, and what --format says",
+        )
         return
-    rest = chain([first], filled)
-    if first[1].lstrip("\ufeff \t").startswith("{"):
-        yield from _parse_jsonl(rest, name, text_field, id_field)
-    else:
-        yield from (Document.of(line.strip("\ufeff \t\r\n")) for _, line in rest)
+    yield from _read_file(path, format, fields, split)
 
 
-def _numbered(lines: TextIO, name: str) -> Iterator[tuple[int, str]]:
-    """Lines and their numbers, from 1, of a stream that may hold anything."""
+def _read_folder(folder: Path, fields: Fields, split: Split) -> Iterator[Part]:
+    for found in _walk(folder):
+        if isinstance(found, Path):
+            yield from _read_file(found, _format_of(found), fields, split)
+        else:
+            yield found
+
+
+def _walk(folder: Path) -> Iterator[Path | PassedOver | SourceError]:
+    """The files of a folder, in the order of their names, and why others are none to read."""
     try:
-        yield from enumerate(lines, 1)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text: {error}") from error
-
-
-def _parse_jsonl(
-    lines: Iterable[tuple[int, str]], name: str, text_field: str, id_field: str
-) -> Iterator[Document]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        place = f"{name}, line {number}"
-        try:
-            fields = json.loads(line.lstrip("\ufeff"), parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: broken JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise InputError(f"{place}: a JSON object is expected, not {type(fields).__name__}")
-        if text_field not in fields:
-            raise InputError(
-                f"{place}: no field {text_field!r}; the fields are {', '.join(map(repr, fields))} "
-                "(choose one with --text-field)"
-            )
-        item: dict[str, Any] = {TEXT: fields.pop(text_field), "id": fields.pop(id_field, None)}
-        if TEXT in fields:
-            if _OTHER_TEXT in fields:
-                raise InputError(
-                    f"{place}: beside {text_field!r}, fields {TEXT!r} and {_OTHER_TEXT!r}: the "
-                    "first would be stored as the second, so rename one"
-                )
-            fields[_OTHER_TEXT] = fields.pop(TEXT)
-        try:
-            yield Document.of({**item, "payload": fields})
-        except DocumentError as error:
-            raise InputError(f"{place}: {error.field}: {error.reason}") from error
-
-
-def _no_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON value")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """A file for reading as UTF-8 text; whatever goes wrong names the file."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text: {error}") from error
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        yield SourceError(_name(folder), f"can't be read: {error.strerror}")
+        return
+    for entry in entries:
+        path = folder / entry.name
+        name, suffix = _name(path), path.suffix.lower()
+        if entry.name.startswith("."):
+            yield PassedOver("hidden", 1, [name])
+        elif entry.is_dir(follow_symlinks=False):
+            if (path / _COLLECTION).is_file() and (path / "shard").is_dir():
+                yield PassedOver("a collection of the embedded engine", 1, [name])
+            else:
+                yield from _walk(path)
+        elif _kind(path) == stat.S_IFDIR:
+            yield PassedOver("links to folders are not followed", 1, [name])
+        elif suffix in _NAMED:
+            yield PassedOver(f"{suffix} files are read where they are named", 1, [name])
+        elif _format_of(path) is None:
+            what = f"{suffix} files" if suffix else "files without an ending"
+            yield PassedOver(f"{what} are not read", 1, [name])
+        elif _kind(path) in (None, stat.S_IFREG):  # what can't be asked fails where it is read
+            yield path
+        else:
+            yield PassedOver("no regular file", 1, [name])
+
+
+def _format_of(path: Path, *, named: bool = False) -> Format | None:
+    """What a file's ending says that it is; None where it says nothing."""
+    name = Path(path.name.lower())
+    suffix = Path(name.stem).suffix if name.suffix == _PACKED else name.suffix
+    return _SUFFIXES.get(suffix) or (_NAMED.get(suffix) if named else None)
+
+
+def _kind(path: Path) -> int | None:
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except OSError:
+        return None
+
+
+def _read_file(path: Path, format: Format | None, fields: Fields, split: Split) -> Iterator[Part]:
+    name = _name(path)
+    whole = format in ("text", "json") and path.is_file()
+    try:
+        with _opened(path, None if whole else "") as file:
+            if whole:
+                text = file.read()
+                if format == "text":
+                    yield from read_passages(text, name, split)
+                elif text.strip("\ufeff \t\r\n"):
+                    yield from read_json(text, name, fields)
+                else:
+                    yield PassedOver("empty", 1, [name])
+                return
+            nothing = True
+            for part in read_lines(file, name, format, fields):
+                nothing = False
+                yield part
+            if nothing:
+                yield PassedOver("empty", 1, [name])
+    except OSError as error:
+        yield SourceError(name, f"can't be read: {error.strerror or error}")
+    except (EOFError, zlib.error) as error:
+        yield SourceError(name, f"can't be unpacked further than this: {error}")
+
+
+def _opened(path: Path, newline: str | None) -> TextIO:
+    """A file for reading; what is no UTF-8 is found where the lines are looked at."""
+    how: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
+    packed = path.suffix.lower() == _PACKED
+    opened: Any = (gzip.open if packed else open)(path, "rt", **how)
+    found: TextIO = opened
+    return found
+
+
+def _name(path: Path) -> str:
+    """The path as text, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

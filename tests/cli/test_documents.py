@@ -25,11 +25,92 @@ def test_ingest_from_stdin_and_again(tmp_path: Path, checkpoint: Path) -> None:
     assert (facts["documents"], facts["model"]) == (3, str(checkpoint))
 
 
-def test_nothing_is_stored_from_a_broken_file(tmp_path: Path, checkpoint: Path) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n' * 600 + "{")
+def test_nothing_is_made_where_there_is_nothing_to_store(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"body": "a"}\n' * 600 + "{")
     place = tmp_path / "data"
-    fails("ingest", tmp_path / "bad.jsonl", "--location", place, "--model", checkpoint)
+    message = fails("ingest", tmp_path / "bad.jsonl", "--location", place, "--model", checkpoint)
+    assert "600: no field 'text'; the fields are 'body' (choose one with --text-field)" in message
+    assert "bad.jsonl:1, " in message
+    assert "broken JSON" in message
+    assert len(message) < 2_000
     assert not place.exists()
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_stored(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    folder = tmp_path / "mix"
+    folder.mkdir()
+    (folder / "a.md").write_text("# A")
+    (folder / "b.txt").write_bytes(b"caf\xe9")
+    (folder / "c.html").write_text("<p>c")
+    (folder / "d.jsonl").write_text('{"id": "one", "text": "1"}\n{\n{"id": "two", "text": "2"}\n')
+    (folder / "e.csv").write_text("id,text\nthree,3\n")
+    here = ("--location", folder / "data", "--model", checkpoint)
+    done = run("ingest", folder, *here)
+    assert done.returncode == 1
+    assert done.stdout.startswith("4 of 6 documents stored")
+    for part in ("b.txt", "byte 0xe9", "d.jsonl:2", "broken JSON", "c.html", ".html files"):
+        assert part in done.stdout
+    assert {row["id"] for row in documents(folder / "data")} == {
+        f"{folder / 'a.md'}#1", "one", "two", "three",
+    }  # fmt: skip
+    # what failed may be what was stored before: nothing is removed
+    (folder / "a.md").unlink()
+    done = run("ingest", folder, *here, "--prune", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["pruned"] == 0
+    assert report["not_pruned"] is not None
+    assert "nothing removed" in done.stderr
+    assert [Path(error["source"]).name for error in report["failed"]] == ["b.txt", "d.jsonl:2"]
+    assert [group["reason"] for group in report["passed_over"]] == [
+        ".html files are not read",
+        "a collection of the embedded engine",
+    ]
+    assert len(documents(folder / "data")) == 4
+    # mended, it is removed
+    (folder / "b.txt").write_text("café", "utf-8")
+    (folder / "d.jsonl").write_text('{"id": "one", "text": "1"}\n')
+    ok("ingest", folder, *here, "--prune")
+    assert {row["id"] for row in documents(folder / "data")} == {
+        f"{folder / 'b.txt'}#1", "one", "three",
+    }  # fmt: skip
+
+
+def test_a_record_that_cannot_be_stored_but_has_an_id_is_not_gone(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    here = ("--location", tmp_path, "--model", checkpoint)
+    ok("ingest", "-", *here, stdin="".join(f'{{"id": "{i}", "text": "{i}"}}\n' for i in range(3)))
+    lines = '{"id": "0", "text": "0"}\n{"id": "1", "text": null}\n'
+    report = json.loads(run("ingest", "-", *here, "--prune", "--json", stdin=lines).stdout)
+    assert (report["pruned"], report["not_pruned"]) == (1, None)
+    assert {row["id"] for row in documents(tmp_path)} == {"0", "1"}
+
+
+def test_text_files_are_cut_into_passages_that_fit(tmp_path: Path) -> None:
+    """By the model's tokens; other documents are one each, and what is cut is said."""
+    words = ["lorem", "ipsum", "Δοκιμή", "x86_64", "漢字", "(tuple)", "0.123456789"]
+    text = "\n".join(" ".join(words[(i * j) % 7] for j in range(1, 15)) for i in range(400))
+    (tmp_path / "page.txt").write_text(text, "utf-8")
+    here = ("--location", tmp_path / "data", "--model", "m3-tiny")
+    report = json.loads(ok("ingest", tmp_path / "page.txt", *here, "--json"))
+    assert report["truncated"] == 0
+    assert report["stored"] > 20
+    stored = {row["id"]: row["text"] for row in documents(tmp_path / "data")}
+    rows = [stored[f"{tmp_path / 'page.txt'}#{i + 1}"] for i in range(len(stored))]
+    assert " ".join(rows).split() == text.split()
+    # the same passages again; a shorter page has fewer
+    assert json.loads(ok("ingest", tmp_path / "page.txt", *here, "--json"))["stored"] == 0
+    (tmp_path / "page.txt").write_text(text[: len(text) // 2], "utf-8")
+    again = json.loads(ok("ingest", tmp_path / "page.txt", *here, "--json", "--prune"))
+    assert again["stored"] <= 1
+    assert again["pruned"] >= report["stored"] // 2 - 1
+    output = ok("ingest", "-", *here, stdin=json.dumps({"id": "long", "text": text}) + "\n")
+    assert "1 cut at max_length" in output
+    assert "(long)" in output
+    assert "split them into passages" in output
 
 
 def test_ctrl_c_says_what_was_stored_and_how_to_go_on(
@@ -175,6 +256,7 @@ def test_ingest_with_a_schema(shop: Path, tmp_path: Path, checkpoint: Path) -> N
         ('{"hnsw_m": 3}', "hnsw_m is 16 here, 3 wanted"),
     ):
         assert complaint in fails("ingest", "-", *new, "--schema", wrong, "--json", stdin="x\n")
+    assert "format is 'xml'" in fails("ingest", "-", *new, "--format", "xml", stdin="x\n")
     bad = ("--long-documents", "shorten", "--location", tmp_path / "no")
     assert "long_documents is 'shorten'" in fails("ingest", "-", *bad, stdin="x\n")
     assert not (tmp_path / "no").exists()
@@ -191,3 +273,36 @@ def test_a_named_pipe_is_read_once(tmp_path: Path, checkpoint: Path) -> None:
     )
     writer.join()
     assert output.startswith("1 of 1 documents stored")
+
+
+def test_records_are_split_on_request(tmp_path: Path, checkpoint: Path) -> None:
+    here = ("--location", tmp_path / "data", "--json")
+    text = " ".join(f"word{i}" for i in range(4_000))
+    rows = [{"id": "long", "text": text, "n": 1}, {"id": "short", "text": "one"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    report = json.loads(ok("ingest", "-", *here, "--model", checkpoint, stdin=lines))
+    assert report["truncated_ids"] == ["long"]
+    report = json.loads(ok("ingest", "-", *here, "--split", "--prune", stdin=lines))
+    assert (report["truncated"], report["pruned"]) == (0, 1)
+    found = documents(tmp_path / "data")
+    assert {row["id"] for row in found} == {
+        "short",
+        *(f"long#{i}" for i in range(1, len(found))),
+    }
+    parts = sorted(
+        (int(row["id"].partition("#")[2]), row) for row in found if row["id"] != "short"
+    )
+    assert " ".join(row["text"] for _, row in parts).split() == text.split()
+    assert all((row["n"], row["part_of"]) == (1, "long") for _, row in parts)
+
+
+def test_what_is_typed_is_utf8_whatever_the_locale(tmp_path: Path, checkpoint: Path) -> None:
+    here = ("--location", tmp_path)
+    ok("ingest", "-", *here, "--model", checkpoint, stdin='{"id": "é", "text": "ü", "ö": "ä"}\n')
+    # as Python hands on what the locale has no characters for
+    typed = [text.encode().decode("ascii", "surrogateescape") for text in ("ü", '{"ö": "ä"}', "é")]
+    answer = json.loads(ok("search", typed[0], "--filter", typed[1], *here, "--json"))
+    assert (answer["query"], [hit["id"] for hit in answer["hits"]]) == ("ü", ["é"])
+    for command in ("search", "delete"):
+        assert "is no UTF-8 text" in fails(command, "x\udcff", *here)
+    assert ok("delete", typed[2], *here) == "1 of 1 documents deleted\n"

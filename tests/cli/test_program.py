@@ -35,10 +35,13 @@ def test_help_and_version_load_no_torch() -> None:
 
 def test_bad_input_is_one_clear_line(location: Path, tmp_path: Path) -> None:
     here = ("--location", location)
-    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (tmp_path / "bad.jsonl").write_text('{"text": \n')
     for expected, arguments in (
         ("no such file or folder", ("ingest", tmp_path / "nope.txt", *here)),
-        ("bad.jsonl, line 2: broken JSON", ("ingest", tmp_path / "bad.jsonl", *here)),
+        (
+            "there is nothing to store; not stored: 1: broken JSON",
+            ("ingest", tmp_path / "bad.jsonl", *here),
+        ),
         ("unknown mode 'fuzzy'; the modes are", ("search", "x", "--mode", "fuzzy", *here)),
         ("no collection 'nope'", ("search", "x", "--collection", "nope", *here)),
         ("there are none", ("search", "x", "--location", tmp_path / "empty")),

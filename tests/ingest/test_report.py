@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from m3qdrant import IngestReport, M3Encoder, M3Store
 from m3qdrant.errors import DocumentError, SourceError
+from m3qdrant.ingest.report import PassedOver
 
 
 def test_what_failed_is_grouped_and_bounded() -> None:
@@ -19,8 +21,8 @@ def test_what_failed_is_grouped_and_bounded() -> None:
     assert first.endswith("312 failed")
     assert lines[0].strip() == "not stored: 300: text: missing (d0, d1, d2, ...)"
     assert "broken in way 0 (a.jsonl:0)" in text
-    assert lines[-1].strip() == "not stored: 8 more documents, for 8 other reasons"
-    assert len(lines) == 6
+    assert lines[-1].strip() == "not stored: 5 more documents, for 5 other reasons"
+    assert len(lines) == 9
     everything = json.loads(json.dumps(report.to_dict()))
     assert len(everything["failed"]) == 312
     assert everything["failed"][-1] == {
@@ -41,8 +43,8 @@ def test_a_reason_is_one_short_line_that_moves_no_cursor() -> None:
 def test_files_passed_over_are_counted_by_reason() -> None:
     report = IngestReport()
     for i in range(1_000):
-        report.pass_over(".png files are not read", f"{i}.png")
-    report.pass_over("empty", "a.txt")
+        report.pass_over(PassedOver(".png files are not read", 1, [f"{i}.png"]))
+    report.pass_over(PassedOver("empty", 1, ["a.txt"]))
     assert "1001 files passed over" in report.summary
     assert report.remarks == [
         "passed over: 1000: .png files are not read (0.png, 1.png, 2.png, ...)",
@@ -66,7 +68,8 @@ def test_what_was_cut_is_said_with_the_remedy(tmp_path: Path, encoder: M3Encoder
 
 def test_a_python_caller_reads_the_reasons(tmp_path: Path, encoder: M3Encoder) -> None:
     with M3Store(tmp_path, "d", encoder) as store:
-        report = store.add(["a", {"id": "b"}, {"id": "c", "text": 5}, 7, {"id": "e"}])
+        bad: list[Any] = ["a", {"id": "b"}, {"id": "c", "text": 5}, 7, {"id": "e"}]
+        report = store.add(bad)
     text = str(report)
     assert text.startswith("1 of 5 documents stored")
     assert "4 failed" in text
