@@ -25,7 +25,6 @@ _INSTEAD = {
     "embedding_size": "make the vectors yourself, with a library of your choice",
     "shard_key": "a collection has one shard, and its filters do what shard keys would",
     "migrate": "call it of a QdrantEdge over the directory, when this client is closed",
-    "matrix": "query with the points' own vectors",
     "optimizations": "call optimize, which returns when it is done",
 }
 """What to do instead, by a part of the method's name."""

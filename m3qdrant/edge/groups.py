@@ -24,6 +24,9 @@ Groups = dict["int | str", "list[models.ScoredPoint]"]
 
 _GROWTH = 4
 
+_MOST_REQUESTS = 5
+"""A server's: to find groups, and again to fill them."""
+
 
 def candidates_request(
     request: models.QueryRequest, group_by: str, limit: int, group_size: int
@@ -79,6 +82,8 @@ def find(
         group_size: hits a group, at most.
         search: answers requests.
     """
+    if not _scores_alone(request):
+        return _as_a_server(request, group_by, limit, group_size, search)
     wanted = limit * group_size
     while True:
         hits = search([request.model_copy(update={"limit": wanted})])[0]
@@ -87,9 +92,59 @@ def find(
         short = [id for id, members in first.items() if len(members) < group_size]
         if len(hits) < wanted or (len(first) == limit and not short):
             return first
-        if len(first) == limit and _scores_alone(request) and all(map(_can_match, short)):
+        if len(first) == limit and all(map(_can_match, short)):
             return {**first, **_filled(request, short, group_by, group_size, search)}
         wanted *= _GROWTH
+
+
+def _as_a_server(
+    request: models.QueryRequest, group_by: str, limit: int, group_size: int, search: Search
+) -> Groups:
+    """Groups of what prefetches find, or MMR takes: as a server finds them, in as many requests.
+
+    A prefetch finds so many points and no more. So once a group is full the next request leaves it
+    out, of the prefetches too, and makes room for others; then those that aren't full are asked
+    for alone.
+    """
+    groups: Groups = {}
+
+    def more(**clause: Any) -> bool:
+        asked = request.model_copy(
+            update={"filter": narrowed(request.filter, **clause), "limit": limit * group_size}
+        )
+        hits, grown = search([asked])[0], False
+        for id, members in _grouped(hits, group_by, group_size).items():
+            held = groups.setdefault(id, [])
+            known = {hit.id for hit in held}
+            fresh = [hit for hit in members if hit.id not in known][: group_size - len(held)]
+            held += fresh
+            grown = grown or bool(fresh)
+        return grown
+
+    def full(ids: Iterable[int | str]) -> list[int | str]:
+        return [id for id in ids if len(groups[id]) == group_size]
+
+    for _ in range(_MOST_REQUESTS):
+        excluded = full(groups)
+        if not more(must_not=_named(group_by, excluded)) or len(groups) >= limit:
+            break
+    first = list(groups)[:limit]
+    for _ in range(_MOST_REQUESTS):
+        short = [id for id in first if id not in full(first)]
+        if not short or not more(must=_named(group_by, short)):
+            break
+    return {id: groups[id] for id in first}
+
+
+def _named(group_by: str, ids: Sequence[int | str]) -> models.Filter | None:
+    """The points of these groups; None where there are none."""
+    kinds = ([id for id in ids if isinstance(id, kind)] for kind in (str, int))
+    each = [
+        models.FieldCondition(key=group_by, match=models.MatchAny(any=names))
+        for names in kinds
+        if names
+    ]
+    return models.Filter(should=each) if each else None
 
 
 def _grouped(hits: Iterable[models.ScoredPoint], group_by: str, group_size: int) -> Groups:

@@ -17,10 +17,16 @@ from m3qdrant.edge.indexes import Indexer
 from m3qdrant.edge.shard import Shard
 from m3qdrant.edge.translate import answers, selectors
 from m3qdrant.edge.translate.check_vectors import check_vector_names
-from m3qdrant.edge.translate.filter_models import filters_of, ordered_by
+from m3qdrant.edge.translate.filter_models import (
+    filters_of,
+    narrowed,
+    ordered_by,
+    queries_of,
+)
 from m3qdrant.edge.translate.filters import to_filter
+from m3qdrant.edge.translate.formulas import missing_value
 from m3qdrant.edge.translate.ids import check_id, check_ids
-from m3qdrant.edge.translate.queries import query_request
+from m3qdrant.edge.translate.queries import postprocessed, query_request
 from m3qdrant.errors import InputError
 
 __all__ = ["Reading"]
@@ -315,6 +321,94 @@ class Reading(QdrantBase):
             ]
         )
 
+    def search_matrix_pairs(
+        self,
+        collection_name: str,
+        query_filter: models.Filter | None = None,
+        limit: int = 3,
+        sample: int = 10,
+        using: str | None = None,
+        consistency: types.ReadConsistency | None = None,
+        timeout: int | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        **kwargs: Any,
+    ) -> models.SearchMatrixPairsResponse:
+        """Of a random sample of points, each one's nearest in the sample, pair by pair."""
+        accept(
+            "search_matrix_pairs",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
+        ids, rows = self._matrix(collection_name, query_filter, limit, sample, using)
+        return models.SearchMatrixPairsResponse(
+            pairs=[
+                models.SearchMatrixPair(a=id, b=near.id, score=near.score)
+                for id, row in zip(ids, rows, strict=True)
+                for near in row
+            ]
+        )
+
+    def search_matrix_offsets(
+        self,
+        collection_name: str,
+        query_filter: models.Filter | None = None,
+        limit: int = 3,
+        sample: int = 10,
+        using: str | None = None,
+        consistency: types.ReadConsistency | None = None,
+        timeout: int | None = None,
+        shard_key_selector: types.ShardKeySelector | None = None,
+        **kwargs: Any,
+    ) -> models.SearchMatrixOffsetsResponse:
+        """`search_matrix_pairs` as a sparse matrix: rows, columns and scores, and the ids."""
+        accept(
+            "search_matrix_offsets",
+            kwargs,
+            shard_key_selector=shard_key_selector,
+            consistency=consistency,
+            timeout=timeout,
+        )
+        ids, rows = self._matrix(collection_name, query_filter, limit, sample, using)
+        place = {id: i for i, id in enumerate(ids)}
+        entries = [(i, place[near.id], near.score) for i, row in enumerate(rows) for near in row]
+        return models.SearchMatrixOffsetsResponse(
+            offsets_row=[i for i, _, _ in entries],
+            offsets_col=[j for _, j, _ in entries],
+            scores=[score for _, _, score in entries],
+            ids=ids,
+        )
+
+    def _matrix(
+        self, collection: str, query_filter: Any, limit: int, sample: int, using: str | None
+    ) -> tuple[list[int | str], list[list[models.ScoredPoint]]]:
+        selectors.count("limit", limit, least=1)
+        selectors.count("sample", sample, least=2)
+        check_vector_names([using or ""], self._shard(collection).layout)
+        have = models.HasVectorCondition(has_vector=using or "")
+        taken = self.query_points(
+            collection,
+            models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=narrowed(query_filter, must=have),
+            limit=sample,
+            with_payload=False,
+        ).points
+        ids = sorted((point.id for point in taken), key=lambda each: (isinstance(each, str), each))
+        if len(ids) < 2:
+            return [], []
+        among = models.HasIdCondition(has_id=ids)
+        answers = self.query_batch_points(
+            collection,
+            [  # a query by id leaves the point itself out
+                models.QueryRequest(
+                    query=id, using=using, limit=limit, filter=narrowed(None, must=among)
+                )
+                for id in ids
+            ],
+        )
+        return ids, [answer.points for answer in answers]
+
     def _look_up(
         self, lookup: str | models.WithLookup, ids: Iterable[int | str]
     ) -> dict[int | str, models.Record]:
@@ -370,10 +464,22 @@ def _vector_selector(with_vectors: Any, shard: Shard) -> bool | list[str]:
 def _search(
     shard: Shard, requests: Sequence[models.QueryRequest]
 ) -> list[list[models.ScoredPoint]]:
+    prepared = [postprocessed(request) for request in requests]
     with shard.use("query") as engine:
-        translated = [query_request(r, shard.layout) for r in requests]
-        found = engine.query_batch(edge.QueryBatchRequest(translated))
-    return [[answers.scored_point(p) for p in points] for points in found]
+        translated = [query_request(request, shard.layout) for request, _ in prepared]
+        try:
+            found = engine.query_batch(edge.QueryBatchRequest(translated))
+        except Exception as error:
+            formulas = [
+                q for r in requests for q in queries_of(r) if isinstance(q, models.FormulaQuery)
+            ]
+            if formulas and "cancelled" in str(error):
+                raise missing_value(formulas[0]) from error
+            raise
+    return [
+        finish([answers.scored_point(point) for point in points])
+        for points, (_, finish) in zip(found, prepared, strict=True)
+    ]
 
 
 def _stored_vector(shard: Shard, id: int | str, name: str) -> Any:

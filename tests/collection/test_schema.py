@@ -165,7 +165,12 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_numpys_numbers_are_pythons() -> None:
-    typed = M3Schema(hnsw_m=np.int64(8), token_pooling=np.uint8(2), colbert_hnsw=np.bool_(True))
+    numbers: dict[str, Any] = {
+        "hnsw_m": np.int64(8),
+        "token_pooling": np.uint8(2),
+        "colbert_hnsw": np.bool_(True),
+    }
+    typed = M3Schema(**numbers)
     assert typed == M3Schema(hnsw_m=8, token_pooling=2, colbert_hnsw=True)
     assert [type(typed.hnsw_m), type(typed.colbert_hnsw)] == [int, bool]
 

@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from m3qdrant.errors import InputError
 
-__all__ = ["conditions", "filter_model", "filters_of", "narrowed", "ordered_by"]
+__all__ = ["conditions", "filter_model", "filters_of", "narrowed", "ordered_by", "queries_of"]
 
 
 def filter_model(filter: Any) -> models.Filter:
@@ -73,6 +73,12 @@ def ordered_by(request: models.QueryRequest | models.Prefetch) -> Iterator[str]:
         if isinstance(stage.query, models.OrderByQuery):
             order = stage.query.order_by
             yield order if isinstance(order, str) else order.key
+
+
+def queries_of(request: models.QueryRequest | models.Prefetch) -> Iterator[Any]:
+    """The queries of a request and of its prefetches."""
+    for stage in _stages(request):
+        yield stage.query
 
 
 def _stages(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
+from pydantic import BaseModel
 from qdrant_client import models
 
 from m3qdrant.edge.translate.filters import condition, geo_point
@@ -13,13 +15,43 @@ from m3qdrant.errors import InputError
 from m3qdrant.limits import MAX_NESTING
 from m3qdrant.scalars import check_json
 
-__all__ = ["formula"]
+__all__ = ["formula", "missing_value"]
 
 
 def formula(query: models.FormulaQuery) -> edge.Formula:
     """A formula with its defaults."""
     defaults = check_json(query.defaults or {}, "the formula's defaults")
     return edge.Formula(_expression(query.formula, 0), defaults)
+
+
+def missing_value(query: models.FormulaQuery) -> InputError:
+    """What the engine means where it gives up on a formula, and says only that it did."""
+    wanted = sorted(set(_payload_keys(query.formula)) - set(query.defaults or {}))
+    return InputError(
+        f"Expected number value for {' or '.join(wanted) or 'a variable'} in the payload and/or "
+        "in the formula defaults: some point has none, or a result is no number (a division by "
+        "zero, a root or logarithm of a negative number); pass defaults="
+    )
+
+
+def _payload_keys(e: Any) -> Iterator[str]:
+    """The payload fields, and the dates in some, that an expression reads."""
+    if isinstance(e, str):
+        if not e.startswith("$score"):
+            yield e
+    elif isinstance(e, models.DatetimeKeyExpression):
+        yield e.datetime_key
+    elif isinstance(e, models.GeoDistance):
+        yield e.geo_distance.to
+    elif isinstance(e, list):
+        for part in e:
+            yield from _payload_keys(part)
+    elif isinstance(e, BaseModel) and not isinstance(e, _LEAVES):
+        for field in type(e).model_fields:
+            yield from _payload_keys(getattr(e, field))
+
+
+_LEAVES = (models.FieldCondition, models.Filter, models.DatetimeExpression)
 
 
 def _expression(e: Any, depth: int) -> edge.Expression:

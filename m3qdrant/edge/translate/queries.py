@@ -17,7 +17,7 @@ from m3qdrant.edge.translate.selectors import count, order_by, payload_selector,
 from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.errors import InputError, UnsupportedError
 
-__all__ = ["query_request"]
+__all__ = ["postprocessed", "query_request"]
 
 DEFAULT_LIMIT = 10
 """The server's own limit where a request or a prefetch names none."""
@@ -32,6 +32,9 @@ def query_request(request: models.QueryRequest, layout: VectorSpecs) -> edge.Que
     It holds vectors only, no point ids: `examples.resolve` has seen to them.
     """
     limit = DEFAULT_LIMIT if request.limit is None else request.limit
+    if request.query is None and request.prefetch:
+        raise InputError("prefetches without a query: pass query=, which ranks what they find")
+    _check_threshold(request.score_threshold)
     return edge.QueryRequest(
         limit=count("limit", limit, least=1),
         offset=count("offset", request.offset or 0, least=0),
@@ -45,6 +48,39 @@ def query_request(request: models.QueryRequest, layout: VectorSpecs) -> edge.Que
     )
 
 
+Finish = Callable[["list[models.ScoredPoint]"], "list[models.ScoredPoint]"]
+
+
+def postprocessed(request: models.QueryRequest) -> tuple[models.QueryRequest, Finish]:
+    """What to ask the engine for, and what of its answer is left to do.
+
+    A server does it after its shards have answered: skips the offset of random samples and of
+    MMR, and takes away the vectors that MMR compared.
+    """
+    mmr = isinstance(request.query, models.NearestQuery) and request.query.mmr is not None
+    offset = request.offset or 0
+    if not (mmr or isinstance(request.query, models.SampleQuery)):
+        return request, lambda points: points
+    limit = DEFAULT_LIMIT if request.limit is None else request.limit
+    # checked here, since they aren't what the engine is asked for
+    count("limit", limit, least=1)
+    count("offset", offset, least=0)
+    wanted = request.with_vector
+
+    def finish(points: list[models.ScoredPoint]) -> list[models.ScoredPoint]:
+        page = points[offset:]
+        if mmr and not wanted:
+            for point in page:
+                point.vector = None
+        elif mmr and isinstance(wanted, list | tuple):
+            for point in page:
+                if isinstance(point.vector, dict):
+                    point.vector = {k: v for k, v in point.vector.items() if k in wanted}
+        return page
+
+    return request.model_copy(update={"limit": limit + offset, "offset": 0}), finish
+
+
 def _prefetches(prefetch: Any, layout: VectorSpecs) -> list[edge.Prefetch]:
     if prefetch is None:
         return []
@@ -54,6 +90,9 @@ def _prefetches(prefetch: Any, layout: VectorSpecs) -> list[edge.Prefetch]:
 
 def _prefetch(p: models.Prefetch, layout: VectorSpecs) -> edge.Prefetch:
     limit = DEFAULT_LIMIT if p.limit is None else p.limit
+    if p.query is None and p.prefetch:
+        raise InputError("a prefetch with prefetches needs a query, which ranks what they find")
+    _check_threshold(p.score_threshold)
     return edge.Prefetch(
         limit=count("a prefetch's limit", limit, least=1),
         query=_query(p.query, p.using, layout, limit, p.prefetch),
@@ -62,6 +101,11 @@ def _prefetch(p: models.Prefetch, layout: VectorSpecs) -> edge.Prefetch:
         filter=to_filter(p.filter),
         score_threshold=p.score_threshold,
     )
+
+
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not np.isfinite(threshold):
+        raise InputError(f"score_threshold is {threshold}: pass a finite number, or None")
 
 
 def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefetch: Any) -> Any:
@@ -77,10 +121,8 @@ def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefe
         return order_by(query.order_by)
     if name == "SampleQuery":
         return edge.Sample.Random
-    if name in _UNSUPPORTED_QUERIES:
-        raise UnsupportedError(
-            f"the embedded engine's interface has no {name} yet: {_UNSUPPORTED_QUERIES[name]}"
-        )
+    if name == "TextQuery":
+        return _text(query, using)
     if name in _BY_EXAMPLES:
         return _BY_EXAMPLES[name](query, using, layout)
     mmr = None
@@ -90,12 +132,32 @@ def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefe
     if mmr is None:
         return edge.Query.Nearest(vector(checked), using=using or None)
     diversity = 0.5 if mmr.diversity is None else mmr.diversity
+    if not 0 <= diversity <= 1:
+        raise InputError(f"mmr's diversity is {diversity}: pass a number from 0 to 1")
+    candidates = limit if mmr.candidates_limit is None else mmr.candidates_limit
     return edge.Mmr(
         vector(checked),
         lambda_=1.0 - diversity,
-        candidates_limit=mmr.candidates_limit or limit,
+        candidates_limit=count("mmr's candidates_limit", candidates, least=1),
         using=using or None,
     )
+
+
+def _text(query: Any, using: str | None) -> Any:
+    """BM25 over a text index; `using` names the payload field."""
+    if not using:
+        raise InputError("a TextQuery needs using=, the payload field whose text index scores")
+    asked = query.text
+    if isinstance(asked, str):
+        return edge.TextQuery(using, asked)
+    bm25 = None if asked.scoring is None else asked.scoring.bm25
+    if bm25 is not None:
+        if bm25.k is not None and not (np.isfinite(bm25.k) and bm25.k >= 0):
+            raise InputError(f"BM25's k is {bm25.k}: pass a number of at least 0")
+        if bm25.b is not None and not 0 <= bm25.b <= 1:
+            raise InputError(f"BM25's b is {bm25.b}: pass a number from 0 to 1")
+    scoring = None if bm25 is None else edge.Bm25Params(bm25.k, bm25.b)
+    return edge.TextQuery(using, asked.query, scoring)
 
 
 def _recommend(query: models.RecommendQuery, using: str | None, layout: VectorSpecs) -> edge.Query:
@@ -172,8 +234,6 @@ _BY_EXAMPLES: dict[str, Callable[[Any, str | None, VectorSpecs], edge.Query]] = 
     "RelevanceFeedbackQuery": _feedback,
 }
 
-_UNSUPPORTED_QUERIES = {"TextQuery": "search with a sparse vector"}
-
 
 def _fusion(query: models.FusionQuery, prefetch: Any) -> Any:
     if query.fusion == models.Fusion.RRF:
@@ -213,6 +273,10 @@ def _params(params: Any) -> edge.SearchParams | None:
         getattr(params, "acorn", None),
         getattr(params, "idf", None),
     )
+    if q is not None and q.oversampling is not None and not q.oversampling >= 1:
+        raise InputError(f"oversampling is {q.oversampling}: pass a number of at least 1")
+    if params.hnsw_ef is not None:
+        count("hnsw_ef", params.hnsw_ef, least=0)
     return edge.SearchParams(
         hnsw_ef=params.hnsw_ef,
         exact=bool(params.exact),
