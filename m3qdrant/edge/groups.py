@@ -138,11 +138,12 @@ def _as_a_server(
 
 def _named(group_by: str, ids: Sequence[int | str]) -> models.Filter | None:
     """The points of these groups; None where there are none."""
-    kinds = ([id for id in ids if isinstance(id, kind)] for kind in (str, int))
-    each = [
-        models.FieldCondition(key=group_by, match=models.MatchAny(any=names))
-        for names in kinds
-        if names
+    texts = [id for id in ids if isinstance(id, str)]
+    numbers = [id for id in ids if isinstance(id, int)]
+    each: list[models.Condition] = [
+        models.FieldCondition(key=group_by, match=match)
+        for match in (models.MatchAny(any=texts), models.MatchAny(any=numbers))
+        if match.any
     ]
     return models.Filter(should=each) if each else None
 

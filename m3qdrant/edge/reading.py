@@ -382,7 +382,7 @@ class Reading(QdrantBase):
 
     def _matrix(
         self, collection: str, query_filter: Any, limit: int, sample: int, using: str | None
-    ) -> tuple[list[int | str], list[list[models.ScoredPoint]]]:
+    ) -> tuple[list[models.ExtendedPointId], list[list[models.ScoredPoint]]]:
         selectors.count("limit", limit, least=1)
         selectors.count("sample", sample, least=2)
         check_vector_names([using or ""], self._shard(collection).layout)

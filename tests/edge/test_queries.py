@@ -46,7 +46,11 @@ def plane(tmp_path: Path) -> Iterator[QdrantEdge]:
 
 @pytest.mark.parametrize(
     "query",
-    [[1.0, 1.0], models.FusionQuery(fusion=models.Fusion.RRF), models.FusionQuery(fusion="dbsf")],
+    [
+        [1.0, 1.0],
+        models.FusionQuery(fusion=models.Fusion.RRF),
+        models.FusionQuery(fusion=models.Fusion.DBSF),
+    ],
     ids=["vector", "rrf", "dbsf"],
 )
 def test_a_full_group_makes_room_in_the_prefetches(plane: QdrantEdge, query: Any) -> None:
@@ -60,7 +64,9 @@ def test_a_full_group_makes_room_in_the_prefetches(plane: QdrantEdge, query: Any
 
 
 def test_text_is_ranked_by_bm25(plane: QdrantEdge) -> None:
-    plane.create_payload_index("t", "text", models.TextIndexParams(type="text", scoring=True))
+    plane.create_payload_index(
+        "t", "text", models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
+    )
     query = models.TextQuery(text="hello")
     best = plane.query_points("t", query, using="text", limit=3).points
     assert [point.id for point in best] == [39, 38, 37]
@@ -134,11 +140,12 @@ def test_matrices_are_those_of_the_sample(clients: tuple[QdrantClient, QdrantEdg
     sampled = embedded.search_matrix_offsets(NAME, sample=5, limit=2, using="dense")
     assert len(sampled.ids) == 5
     assert sampled.offsets_row == [i for i in range(5) for _ in range(2)]
-    for wrong in ({"sample": 1}, {"limit": 0}, {"using": "nope"}):
-        with pytest.raises(
-            InputError, match=next(iter(wrong)) if "using" not in wrong else "nope"
-        ):
-            embedded.search_matrix_pairs(NAME, **{"using": "dense", **wrong})
+    with pytest.raises(InputError, match="sample is 1"):
+        embedded.search_matrix_pairs(NAME, sample=1, using="dense")
+    with pytest.raises(InputError, match="limit is 0"):
+        embedded.search_matrix_pairs(NAME, limit=0, using="dense")
+    with pytest.raises(InputError, match="nope"):
+        embedded.search_matrix_pairs(NAME, using="nope")
 
 
 @pytest.mark.parametrize(
