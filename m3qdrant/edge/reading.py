@@ -168,12 +168,17 @@ class Reading(QdrantBase):
         limit = selectors.count("limit", limit, least=1)
         shard = self._shard(collection_name)
         with shard.use("facet") as engine:
-            request = edge.FacetRequest(key, limit, exact, to_filter(facet_filter))
             self._indexer(shard).need(key, "facet")
             self._indexer(shard).serve(facet_filter)
-            hits = engine.facet(request).hits
+            condition, asked = to_filter(facet_filter), limit + 1
+            hits = engine.facet(edge.FacetRequest(key, asked, exact, condition)).hits
+            # where the limit falls among values of one count, it isn't for the engine to choose
+            while len(hits) == asked and hits[limit - 1].count == hits[-1].count:
+                asked *= 4
+                hits = engine.facet(edge.FacetRequest(key, asked, exact, condition)).hits
+        ordered = sorted(hits, key=lambda hit: (-hit.count, hit.value))
         return models.FacetResponse(
-            hits=[models.FacetValueHit(value=hit.value, count=hit.count) for hit in hits]
+            hits=[models.FacetValueHit(value=h.value, count=h.count) for h in ordered[:limit]]
         )
 
     def query_points(

@@ -11,7 +11,7 @@ import qdrant_edge as engine
 from qdrant_client import QdrantClient, models
 
 from m3qdrant.edge import QdrantEdge
-from m3qdrant.errors import InputError
+from m3qdrant.errors import InputError, UnsupportedError
 from tests.edge.corpus import CONFIG, DENSE, NAME, POINTS, N
 
 
@@ -90,11 +90,30 @@ def test_text_is_ranked_by_bm25(plane: QdrantEdge) -> None:
         plane.query_points("t", query)
 
 
-def test_samples_skip_their_offset(plane: QdrantEdge) -> None:
+def test_a_samples_offset_counts_for_nothing(plane: QdrantEdge) -> None:
     sample = models.SampleQuery(sample=models.Sample.RANDOM)
-    for limit, offset, left in ((10, 0, 10), (30, 20, 20), (10, 35, 5), (5, 40, 0)):
+    for limit, offset in ((10, 0), (30, 20), (40, 35), (5, 40)):
         points = plane.query_points("t", sample, limit=limit, offset=offset).points
-        assert len({point.id for point in points}) == len(points) == left
+        assert len({point.id for point in points}) == len(points) == limit
+
+
+def test_facets_of_one_count_are_in_the_order_of_their_values(plane: QdrantEdge) -> None:
+    names = [f"v{i:02}" for i in range(40)]
+    for i, name in enumerate(reversed(names)):
+        plane.set_payload("t", {"tag": ["all", name]}, points=[i])
+    for limit in (1, 2, 7, 60):
+        hits = plane.facet("t", "tag", limit=limit).hits
+        assert [hit.value for hit in hits] == ["all", *names][:limit]
+
+
+def test_mmr_of_sparse_vectors_says_what_there_is(tmp_path: Path) -> None:
+    with QdrantEdge(tmp_path / "data") as client:
+        client.create_collection("s", sparse_vectors_config={"a": models.SparseVectorParams()})
+        query = models.NearestQuery(
+            nearest=models.SparseVector(indices=[1], values=[1.0]), mmr=models.Mmr()
+        )
+        with pytest.raises(UnsupportedError, match="no MMR over sparse vectors"):
+            client.query_points("s", query, using="a")
 
 
 @pytest.mark.parametrize("with_vectors", [False, True, ["dense"]], ids=str)

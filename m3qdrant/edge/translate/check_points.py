@@ -104,6 +104,8 @@ def _check_point(i: int, id: Any, vector: Any, payload: Any, layout: VectorSpecs
         shown = str(checked_id)
         vectors: dict[str, CheckedVector] = {}
         named = vector if isinstance(vector, Mapping) else {"": vector}
+        if not layout and isinstance(vector, list) and not vector:
+            named = {}  # of a collection without vectors
         for field, value in named.items():
             spec = layout.get(field)
             if spec is None:

@@ -54,25 +54,24 @@ Finish = Callable[["list[models.ScoredPoint]"], "list[models.ScoredPoint]"]
 def postprocessed(request: models.QueryRequest) -> tuple[models.QueryRequest, Finish]:
     """What to ask the engine for, and what of its answer is left to do.
 
-    A server does it after its shards have answered: skips the offset of random samples and of
-    MMR, and takes away the vectors that MMR compared.
+    A server does it after its shards have answered: skips the offset of MMR, and takes away the
+    vectors that MMR compared. A random sample's offset counts for nothing.
     """
-    mmr = isinstance(request.query, models.NearestQuery) and request.query.mmr is not None
-    offset = request.offset or 0
-    if not (mmr or isinstance(request.query, models.SampleQuery)):
+    # checked here, since it isn't what the engine is asked for
+    offset = count("offset", request.offset or 0, least=0)
+    if isinstance(request.query, models.SampleQuery):
+        return request.model_copy(update={"offset": 0}), lambda points: points
+    if not isinstance(request.query, models.NearestQuery) or request.query.mmr is None:
         return request, lambda points: points
-    limit = DEFAULT_LIMIT if request.limit is None else request.limit
-    # checked here, since they aren't what the engine is asked for
-    count("limit", limit, least=1)
-    count("offset", offset, least=0)
+    limit = count("limit", DEFAULT_LIMIT if request.limit is None else request.limit, least=1)
     wanted = request.with_vector
 
     def finish(points: list[models.ScoredPoint]) -> list[models.ScoredPoint]:
         page = points[offset:]
-        if mmr and not wanted:
+        if not wanted:
             for point in page:
                 point.vector = None
-        elif mmr and isinstance(wanted, list | tuple):
+        elif isinstance(wanted, list | tuple):
             for point in page:
                 if isinstance(point.vector, dict):
                     point.vector = {k: v for k, v in point.vector.items() if k in wanted}
@@ -131,6 +130,12 @@ def _query(query: Any, using: str | None, layout: VectorSpecs, limit: int, prefe
     checked = check_query_vector(query, using, layout)
     if mmr is None:
         return edge.Query.Nearest(vector(checked), using=using or None)
+    spec = layout.get(using or "")
+    if spec is not None and spec.kind == "sparse":
+        raise UnsupportedError(
+            "the embedded engine has no MMR over sparse vectors: use a dense vector or a "
+            "multivector, or no mmr"
+        )
     diversity = 0.5 if mmr.diversity is None else mmr.diversity
     if not 0 <= diversity <= 1:
         raise InputError(f"mmr's diversity is {diversity}: pass a number from 0 to 1")
