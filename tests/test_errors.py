@@ -24,8 +24,9 @@ def test_every_error_pickles_and_is_ours(name: str) -> None:
         "SchemaMismatchError": ("does not fit", ["one", "two"]),
     }.get(name, ("message",))
     error = kind(*arguments)
-    # an interrupt must not be caught by those who catch errors
-    base = KeyboardInterrupt if name == "IngestInterrupted" else errors.M3QdrantError
+    # an interrupt must not be caught by those who catch errors, and a warning is none
+    others = {"IngestInterrupted": KeyboardInterrupt, "RankingEndsWarning": UserWarning}
+    base = others.get(name, errors.M3QdrantError)
     assert isinstance(error, base)
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(twin) is kind

@@ -41,7 +41,7 @@ PUBLIC = {
     "edge": ["AsyncQdrantEdge", "AsyncQdrantEdgeView", "QdrantEdge", "as_qdrant_client"],
     "collection": ["Document", "Hit", "M3Schema", "SearchOptions", "StoreInfo"],
     "transport": ["Retries"],
-    "ingest": ["IngestReport"],
+    "ingest": ["IngestReport", "PassedOver"],
     "store": ["AsyncM3Store", "M3Store"],
 }
 MODULES = ["errors", "scoring"]

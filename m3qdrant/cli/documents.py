@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -136,12 +137,14 @@ def ingest(
         interruptible("what was stored stays, run it again for the rest"),
         open_store(location, collection, model, create=True, schema=options) as store,
     ):
+        # files' documents with the lines that couldn't be read, which the report takes too
         split = splitter(store.encoder, max_length)
+        items: Iterable[Any] = source.items(split)
+        if split_records and store.encoder is not None:
+            items = split_documents(items, store.encoder, max_length)
         try:
             report = store.add(
-                split_documents(source.items(split), store.encoder, max_length)
-                if split_records and store.encoder is not None
-                else source.items(split),
+                items,
                 max_length=max_length,
                 long_documents=handling,
                 prune=prune,

@@ -107,14 +107,13 @@ class _Searching:
         mode, candidates = self._search.mode, self._search.candidates
         depth = self._search.offset + self._search.limit
         if mode == DENSE:
-            yield from self._list(DENSE, candidates)
+            yield from self._list((DENSE,), candidates)
             if depth > candidates and self._search.diversity is None:
                 yield from self._go_on(depth - candidates)
         elif mode == SPARSE:
-            yield from self._list(SPARSE, max(candidates, depth))
+            yield from self._list((SPARSE,), max(candidates, depth))
         else:
-            yield from self._list(DENSE, candidates)
-            yield from self._list(SPARSE, candidates)
+            yield from self._list((DENSE, SPARSE), candidates)
             yield from self._score()
             yield from self._fuse()
         for one in self._asked:
@@ -126,18 +125,23 @@ class _Searching:
                 one.cut = one.cut and len(kept) == len(one.ranking)
                 one.ranking = kept
 
-    def _list(self, vector: str, wanted: int) -> Steps[None]:
-        """The best `wanted` points by a vector, of every query that has one."""
+    def _list(self, vectors: Sequence[str], wanted: int) -> Steps[None]:
+        """The best `wanted` points by each of some vectors, of every query that has it."""
 
-        def request(one: _Asked, limit: int) -> models.QueryRequest:
+        def request(asked: tuple[_Asked, str], limit: int) -> models.QueryRequest:
+            one, vector = asked
             return list_request(one.query, self._search, vector, limit)
 
-        waiting = [one for one in self._asked if one.query.vector(vector) is not None]
+        waiting = [
+            (one, vector)
+            for one in self._asked
+            for vector in vectors
+            if one.query.vector(vector) is not None
+        ]
         found = yield from self._best(waiting, request, wanted)
-        for one, (ranking, more) in zip(waiting, found, strict=True):
+        for (one, vector), (ranking, more) in zip(waiting, found, strict=True):
             one.lists[vector] = ranking
             one.cut = one.cut or more
-            self._check({vector: dict(ranking)})
 
     def _go_on(self, wanted: int) -> Steps[None]:
         """So many more by the dense vector, behind those that an index found."""

@@ -30,7 +30,8 @@ def not_found(name: str, root: Path) -> CollectionNotFoundError:
     """What to say where no collection has a name; in a server's words, and local mode's."""
     names = ", ".join(map(repr, places.collection_names(root))) or "none"
     return CollectionNotFoundError(
-        f"Collection {name} not found: Collection `{name}` doesn't exist! {root} has {names}"
+        f"Collection {name} not found. Not found: Collection `{name}` doesn't exist! {root} has "
+        f"{names}"
     )
 
 

@@ -11,6 +11,7 @@ from .passages import passages as passages
 from .passages import splitter as splitter
 from .plan import check_long_documents as check_long_documents
 from .report import IngestReport as IngestReport
+from .report import PassedOver as PassedOver
 from .sources import STDIN as STDIN
 from .sources import Source as Source
 from .sources import open_sources as open_sources

@@ -13,7 +13,7 @@ from m3qdrant.collection import Document, document_id_of, numbered
 from m3qdrant.errors import DocumentError, InputError, SourceError
 from m3qdrant.ingest.report import IngestReport, PassedOver
 
-__all__ = ["Chunk", "Chunker", "Item", "Sourced", "read"]
+__all__ = ["Chunk", "Chunker", "Found", "Item", "Sourced", "read"]
 
 CHUNK_DOCUMENTS = 128
 CHUNK_CHARACTERS = 500_000
@@ -40,8 +40,11 @@ class Sourced:
     place: str
 
 
-Item: TypeAlias = Document | Mapping[str, Any] | str | Sourced | SourceError | PassedOver
-"""What users give, and what is read from files: documents, and what could not be read."""
+Item: TypeAlias = Document | Mapping[str, Any] | str
+"""What users give."""
+
+Found: TypeAlias = Sourced | SourceError | PassedOver
+"""What is read from files: documents, and what could not be read."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _two_kinds(id: str, numbered: bool) -> DocumentError:
     )
 
 
-def read(items: Iterable[Item], chunker: Chunker) -> Iterator[Chunk]:
+def read(items: Iterable[Item | Found], chunker: Chunker) -> Iterator[Chunk]:
     """Checked documents, a chunk at a time."""
     for item in items:
         if (chunk := chunker.push(item)) is not None:

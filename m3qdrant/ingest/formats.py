@@ -15,18 +15,15 @@ from itertools import chain, islice
 from typing import Any, Literal, TypeAlias
 
 from m3qdrant.errors import SourceError
-from m3qdrant.ingest.chunks import Sourced
+from m3qdrant.ingest.chunks import Found, Sourced
 from m3qdrant.ingest.passages import Split
 from m3qdrant.ingest.report import PassedOver
 from m3qdrant.names import TEXT
 
-__all__ = ["FORMATS", "Fields", "Format", "Part", "read_json", "read_lines", "read_passages"]
+__all__ = ["FORMATS", "Fields", "Format", "read_json", "read_lines", "read_passages"]
 
 Format: TypeAlias = Literal["jsonl", "json", "text", "csv", "tsv"]
 FORMATS: tuple[Format, ...] = ("jsonl", "json", "text", "csv", "tsv")
-
-Part: TypeAlias = Sourced | SourceError | PassedOver
-"""What a file is made of: documents, and what could not be read."""
 
 Lines: TypeAlias = Iterator[tuple[int, str]]
 
@@ -59,7 +56,7 @@ class Fields:
 
 def read_lines(
     lines: Iterable[str], name: str, format: Format | None, fields: Fields
-) -> Iterator[Part]:
+) -> Iterator[Found]:
     """Documents of a file or stream that is read by lines.
 
     Args:
@@ -103,7 +100,7 @@ def read_lines(
             yield _undecodable(line, place) or Sourced(line.strip(" \t\r\n"), place)
 
 
-def read_passages(text: str, name: str, split: Split) -> Iterator[Part]:
+def read_passages(text: str, name: str, split: Split) -> Iterator[Found]:
     """The passages of a text file; each one's id is "name#number"."""
     if text.startswith(_UTF16):
         yield SourceError(name, "UTF-16 text: save it as UTF-8")
@@ -122,7 +119,7 @@ def read_passages(text: str, name: str, split: Split) -> Iterator[Part]:
 # -- JSON lines
 
 
-def _read_jsonl(lines: Lines, name: str, fields: Fields) -> Iterator[Part]:
+def _read_jsonl(lines: Lines, name: str, fields: Fields) -> Iterator[Found]:
     for number, line in lines:
         place = f"{name}:{number}"
         if fault := _undecodable(line, place):
@@ -139,7 +136,7 @@ def _read_jsonl(lines: Lines, name: str, fields: Fields) -> Iterator[Part]:
             yield SourceError(place, f"a JSON object is expected, not {type(record).__name__}")
 
 
-def read_json(text: str, name: str, fields: Fields) -> Iterator[Part]:
+def read_json(text: str, name: str, fields: Fields) -> Iterator[Found]:
     """Documents of a file of JSON: an array of objects, one object, or several in a row.
 
     Where it breaks, nobody knows where the next object begins: what is before is read.
@@ -231,7 +228,7 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_whole)
 # -- tables
 
 
-def _read_csv(lines: Iterator[str], number: int, name: str, fields: Fields) -> Iterator[Part]:
+def _read_csv(lines: Iterator[str], number: int, name: str, fields: Fields) -> Iterator[Found]:
     csv.field_size_limit(2**31 - 1)  # a cell may hold a book
     first = next(lines)
     delimiter = next(
@@ -253,7 +250,7 @@ def _csv_rows(reader: Any, skipped: int, name: str) -> Iterator[tuple[int, list[
             return
 
 
-def _read_tsv(lines: Lines, name: str, fields: Fields) -> Iterator[Part]:
+def _read_tsv(lines: Lines, name: str, fields: Fields) -> Iterator[Found]:
     rows: Iterator[tuple[int, list[str] | str]]
     rows = ((number, _cells(line)) for number, line in lines)
     first = next(rows)
@@ -281,7 +278,7 @@ def _has_id(line: str) -> bool:
 
 def _read_table(
     rows: Iterator[tuple[int, list[str] | str]], name: str, fields: Fields
-) -> Iterator[Part]:
+) -> Iterator[Found]:
     number, header = next(rows)
     place = f"{name}:{number}"
     if isinstance(header, str):

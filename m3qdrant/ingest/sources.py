@@ -20,11 +20,11 @@ from typing import Any, TextIO, TypeAlias
 
 from m3qdrant.collection import Document
 from m3qdrant.errors import DocumentError, InputError, SourceError
+from m3qdrant.ingest.chunks import Found
 from m3qdrant.ingest.formats import (
     FORMATS,
     Fields,
     Format,
-    Part,
     read_json,
     read_lines,
     read_passages,
@@ -54,7 +54,7 @@ _PACKED = ".gz"
 
 _COLLECTION = "collection.json"  # in the directory of each embedded collection
 
-_Reader: TypeAlias = Callable[[Split], Iterator[Part]]
+_Reader: TypeAlias = Callable[[Split], Iterator[Found]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Source:
     readers: list[_Reader]
     once: bool
 
-    def items(self, split: Split = passages) -> Iterator[Part]:
+    def items(self, split: Split = passages) -> Iterator[Found]:
         """Documents, and what could not be read, one after another, as they are asked for.
 
         Args:
@@ -178,14 +178,16 @@ def open_sources(
 
 def _read_stdin(
     stdin: TextIO, format: Format | None, fields: Fields, split: Split
-) -> Iterator[Part]:
+) -> Iterator[Found]:
     if isinstance(stdin, io.TextIOWrapper):
         with suppress(io.UnsupportedOperation):  # of a caller who has read from it
             stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     yield from read_lines(stdin, "standard input", format, fields)
 
 
-def _read_named(path: Path, format: Format | None, fields: Fields, split: Split) -> Iterator[Part]:
+def _read_named(
+    path: Path, format: Format | None, fields: Fields, split: Split
+) -> Iterator[Found]:
     """A file that was named, so that it is a fault if it can't be read."""
     format = format or _format_of(path, named=True)
     if format is None:
@@ -199,7 +201,7 @@ def _read_named(path: Path, format: Format | None, fields: Fields, split: Split)
     yield from _read_file(path, format, fields, split)
 
 
-def _read_folder(folder: Path, fields: Fields, split: Split) -> Iterator[Part]:
+def _read_folder(folder: Path, fields: Fields, split: Split) -> Iterator[Found]:
     for found in _walk(folder):
         if isinstance(found, Path):
             yield from _read_file(found, _format_of(found), fields, split)
@@ -251,7 +253,7 @@ def _kind(path: Path) -> int | None:
         return None
 
 
-def _read_file(path: Path, format: Format | None, fields: Fields, split: Split) -> Iterator[Part]:
+def _read_file(path: Path, format: Format | None, fields: Fields, split: Split) -> Iterator[Found]:
     name = _name(path)
     whole = format in ("text", "json") and path.is_file()
     try:

@@ -29,6 +29,7 @@ from m3qdrant.errors import (
     DocumentError,
     EngineError,
     InputError,
+    RankingEndsWarning,
     SchemaMismatchError,
     StoreClosedError,
 )
@@ -145,14 +146,16 @@ def test_a_query_without_lexical_weights(open_store: Open) -> None:
             assert all(hit.scores["sparse"] == 0 for hit in hits)
 
 
-def test_limit_above_candidates_and_above_the_collection(open_store: Open) -> None:
+def test_a_limit_above_the_candidates_gets_no_more_than_there_are(open_store: Open) -> None:
     with open_store() as store:
         store.add(documents(30), embeddings=random_views(30, 10))
         query = random_views(1, 11)
         of_candidates: tuple[Mode, ...] = ("weighted", "rrf", "dbsf", "colbert")
         for mode in of_candidates:
-            assert len(store.search(query, mode, limit=20, candidates=1)) == 20
-            assert len(store.search(query, mode, limit=500, candidates=1)) == 30
+            for limit in (20, 500):
+                with pytest.warns(RankingEndsWarning, match="made of the 5 best by each vector"):
+                    found = store.search(query, mode, limit=limit, candidates=5)
+                assert 5 <= len({hit.id for hit in found}) == len(found) <= 10
             assert len({hit.id for hit in store.search(query, mode, limit=500)}) == 30
 
 

@@ -20,7 +20,7 @@ from m3qdrant.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
-from m3qdrant.names import Mode
+from m3qdrant.names import MODES, Mode
 from m3qdrant.transport import Retries
 from tests.servers.blocking import Loop, opener
 from tests.servers.rest import Drip, Garbage, Reset, RestServer, Stall, Status
@@ -163,16 +163,16 @@ def test_ctrl_c_while_waiting_for_a_server(tmp_path: Path) -> None:
         assert is_complete(store)
 
 
-def test_an_old_server_is_named_with_the_mode(tmp_path: Path) -> None:
+def test_an_old_server_ranks_by_every_mode_and_is_named_where_it_is_too_old(
+    tmp_path: Path,
+) -> None:
     query = random_views(1, seed=1)
     backing = QdrantEdge(tmp_path / "server")
     with RestServer(backing, version="1.13.4") as server, M3Store(server.url, "c") as store:
         store.add(documents(5), embeddings=VIEWS[:5])
-        assert len(store.search(query, "dense")) == len(store.search(query, "dbsf")) == 5
-        since: dict[Mode, str] = {"weighted": "1.14", "rrf": "1.16"}
-        for mode, needed in since.items():
-            with pytest.raises(UnsupportedError, match=rf"1\.13\.4 .*mode '{mode}'.*{needed}"):
-                store.search(query, mode)
+        for mode in MODES:
+            if mode != "sparse":
+                assert len(store.search(query, mode)) == 5
         for schema in (M3Schema(token_pooling=2), M3Schema(colbert_datatype="turbo4")):
             with pytest.raises(UnsupportedError, match=r"1\.13\.4 .* is too old for"):
                 M3Store(server.url, "other", schema=schema).add(documents(1), embeddings=VIEWS[:1])
@@ -181,17 +181,26 @@ def test_an_old_server_is_named_with_the_mode(tmp_path: Path) -> None:
         M3Store(old.url, "c")
 
 
-def test_a_batch_of_searches_is_one_request_and_one_for_the_components(
+def test_a_batch_of_searches_is_as_many_requests_as_one_search(
     open_store: Open, server: RestServer
 ) -> None:
     store = open_store()
     store.add(documents(40), embeddings=VIEWS[:40])
     queries = random_views(7, seed=52)
-    for components, requests in ((False, 1), (True, 2)):
-        before = len(server.requests)
-        found = store.search_batch(queries, components=components)
-        assert len(server.requests) - before == requests
-        assert [len(hits) for hits in found] == [10] * 7
+    # the lists, the candidates' scores where they aren't those of the lists, the documents
+    each: list[tuple[Mode, bool, int]] = [
+        ("weighted", False, 3),
+        ("weighted", True, 3),
+        ("rrf", True, 3),
+        ("dense", False, 2),
+        ("dense", True, 3),
+    ]
+    for mode, components, requests in each:
+        for asked in (queries, queries[:1]):
+            before = len(server.requests)
+            found = store.search_batch(asked, mode, components=components)
+            assert len(server.requests) - before == requests
+            assert [len(hits) for hits in found] == [10] * len(asked)
 
 
 def test_batches_stay_below_the_servers_limit(open_store: Open, server: RestServer) -> None:
