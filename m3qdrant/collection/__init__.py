@@ -6,7 +6,8 @@ The files:
     schema, layout           how a user wants vectors stored; what Qdrant is told about it
     points                   embeddings to points, checked
     filters, search          what a search asks beside its query
-    requests                 from a query and a search to Qdrant's requests, in each mode
+    requests                 from a query and a search to Qdrant's requests, and its answers as scores
+    fusion                   the modes: from component scores to a ranking
     searching, diversity     a search as an operation; its ranking diversified
     hits                     a found document
     calls                    Qdrant's methods as typed values, and operations made of them

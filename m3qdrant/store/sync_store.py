@@ -299,10 +299,11 @@ class M3Store(StoreBase[QdrantBase]):
 
         Args:
             query: a text, or the embeddings of one.
-            mode: how to rank; see the module `m3qdrant.collection.requests`.
+            mode: how to rank; see the module `m3qdrant.collection.fusion`.
             limit: the most hits to return.
             candidates: length of the dense and of the sparse top list, whose union the other modes
-                rank; raised to `limit` where smaller.
+                rank. Their ranking ends with it, whatever the page; one that reaches behind that
+                gets a `RankingEndsWarning`.
             weights: of the dense, the lexical and the ColBERT score in mode "weighted"; relative.
             filter: what a document must satisfy: a mapping (see `collection/filters.py`) or
                 Qdrant's own.
@@ -311,7 +312,8 @@ class M3Store(StoreBase[QdrantBase]):
 
         Raises:
             InputError: names the argument and what is allowed.
-            UnsupportedError: the server is too old for the mode.
+            UnsupportedError: the server is too old for groups.
+            StoreDamagedError: a score that no vectors of the model can have.
             EngineError: Qdrant failed.
         """
         asked = Search.asked(
@@ -332,9 +334,9 @@ class M3Store(StoreBase[QdrantBase]):
     ) -> list[list[Hit]]:
         """`search` for several queries at once.
 
-        They are encoded in one pass and ranked in one round trip; one more fetches the component
-        scores of all hits, and `components=False` leaves it out. (Groups have no batch in Qdrant:
-        with `group_by` each query is a round trip.)
+        They are encoded in one pass, and each step of the search is one round trip for all: the
+        lists, the scores, the documents. (Of the whole collection's groups Qdrant has no batch:
+        in modes "dense" and "sparse" with `group_by` each query is a round trip.)
 
         Returns:
             For each query its hits, as `search` gives them.
