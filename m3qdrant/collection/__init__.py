@@ -6,7 +6,7 @@ The files:
     schema, layout           how a user wants vectors stored; what Qdrant is told about it
     points                   embeddings to points, checked
     filters, search          what a search asks beside its query
-    requests                 from a query and a search to Qdrant's requests, and its answers as scores
+    requests                 from a query and a search to Qdrant's requests, and back
     fusion                   the modes: from component scores to a ranking
     searching, diversity     a search as an operation; its ranking diversified
     hits                     a found document
