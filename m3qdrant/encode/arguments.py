@@ -124,7 +124,7 @@ def check_switches(**switches: object) -> None:
 
 def _whole(value: object) -> int | None:
     """A whole number of whatever type, None where it is none; True and False are none."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]

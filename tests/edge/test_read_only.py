@@ -433,6 +433,8 @@ def reads_names() -> list[str]:
         "query_points",
         "query_batch_points",
         "query_points_groups",
+        "search_matrix_pairs",
+        "search_matrix_offsets",
         "list_snapshots",
         "get_aliases",
         "get_collection_aliases",
@@ -469,6 +471,7 @@ def test_a_large_collection_is_looked_at_without_its_vectors(
             lambda: client.query_points(NAME, [1.0] * histories.DIM, using="dense"),
             lambda: client.query_points(NAME, 1, using="dense"),
             lambda: client.query_points_groups(NAME, "group", with_vectors=True),
+            lambda: client.search_matrix_pairs(NAME, using="dense"),
         ):
             with pytest.raises(UnsupportedError, match="looked at without its vectors"):
                 call_it()
