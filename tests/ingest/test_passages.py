@@ -86,6 +86,16 @@ def test_no_passage_is_cut_by_the_model(tiny: M3Encoder, text: str, max_length: 
     assert len(parts) <= 3 + 3 * sum(tiny.count_tokens([text])) / limit + text.count("\n")
 
 
+@pytest.mark.parametrize("text", [page(5, 900), page(6, 900, ""), "word " * 6_000], ids=len)
+def test_a_change_further_down_leaves_the_passages_before_it(tiny: M3Encoder, text: str) -> None:
+    split = splitter(tiny, 8192)
+    parts = list(split(text))
+    for end in (len(text) // 2, len(text) // 3):
+        before = list(split(text[:end]))
+        assert len(before) > 5
+        assert before[:-1] == parts[: len(before) - 1]
+
+
 def test_counts_are_those_of_the_model(tiny: M3Encoder) -> None:
     texts = ["", "one", page(3, 10)]
     vectors = tiny.encode(texts).colbert
