@@ -140,6 +140,7 @@ class _Searching:
         ]
         found = yield from self._best(waiting, request, wanted)
         for (one, vector), (ranking, more) in zip(waiting, found, strict=True):
+            self._check({vector: dict(ranking)})
             one.lists[vector] = ranking
             one.cut = one.cut or more
 
