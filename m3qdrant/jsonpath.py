@@ -12,7 +12,7 @@ from typing import Any
 from m3qdrant.errors import InputError
 from m3qdrant.limits import MAX_NESTING
 
-__all__ = ["EVERY", "as_path", "check_depth", "first_key", "parse", "values_at"]
+__all__ = ["EVERY", "as_path", "check_depth", "first_key", "groups_at", "parse", "values_at"]
 
 EVERY = slice(None)
 """The step `[]`: every item of a list."""
@@ -133,6 +133,20 @@ def values_at(payload: Mapping[str, Any] | None, path: str, *, flat: bool = True
     if not flat:
         return found
     return [item for v in found for item in (v if isinstance(v, list) else [v])]
+
+
+def groups_at(payload: Mapping[str, Any] | None, path: str) -> list[str | int]:
+    """The groups that a point is in by a field: its strings and integers, each once.
+
+    As in Qdrant, one value that can name no group keeps the point out of all of them.
+
+    Raises:
+        InputError: see `parse`.
+    """
+    values = values_at(payload, path)
+    if not all(type(value) in (int, str) for value in values):
+        return []
+    return list(dict.fromkeys(values))
 
 
 def first_key(path: str) -> str:

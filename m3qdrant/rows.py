@@ -6,16 +6,18 @@ lines. Tables are known by their methods, so that none of their libraries is imp
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from m3qdrant.errors import InputError
 
-__all__ = ["records", "values"]
+__all__ = ["no_items", "records", "values"]
+
+Container: TypeAlias = Literal["mapping", "set", "bytes", "path", "file"]
 
 
 def records(source: Any, what: str) -> tuple[Any, int | None]:
@@ -69,14 +71,32 @@ def values(source: Any, what: str) -> list[Any]:
     return list(of_pyarrow() if callable(of_pyarrow) else source)
 
 
-def _refuse(source: Any, what: str) -> None:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        raise InputError(f"{what}: {type(source).__name__}; decode it first: .decode('utf-8')")
+def no_items(source: object) -> Container | None:
+    """What `source` is, where iterating over it gives no items, or those in no order."""
+    if isinstance(source, Mapping):
+        return "mapping"
+    if isinstance(source, AbstractSet):
+        return "set"
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "bytes"
     if isinstance(source, os.PathLike):
+        return "path"
+    if hasattr(source, "read") and not hasattr(
+        source, "columns"
+    ):  # which a table may have so named
+        return "file"
+    return None
+
+
+def _refuse(source: Any, what: str) -> None:
+    kind = no_items(source)
+    if kind == "bytes":
+        raise InputError(f"{what}: {type(source).__name__}; decode it first: .decode('utf-8')")
+    if kind == "path":
         raise InputError(
             f"{what}: a path; read the file first, or use the command: m3qdrant ingest {source}"
         )
-    if isinstance(source, io.IOBase):
+    if kind == "file":
         raise InputError(
             f"{what}: an open file, whose lines may be anything; give what they hold, such as "
             "map(json.loads, file)"

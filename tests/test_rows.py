@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_ids_that_a_gap_made_floats(encoder: M3Encoder) -> None:
         (b"hello", "bytes; decode it first"),
         (pathlib.PurePosixPath("docs.jsonl"), "a path; read the file first"),
         (io.StringIO("a"), "an open file"),
+        (tempfile.NamedTemporaryFile("w+"), "an open file"),  # noqa: SIM115
         (np.zeros((2, 2)), "an array of 2 dimensions"),
         (np.zeros(2, dtype=[("id", "U1"), ("text", "U1")]), "a structured array"),
     ],

@@ -141,7 +141,9 @@ class Search:
     @property
     def condition(self) -> models.Filter | None:
         """The filter, as Qdrant takes it."""
-        return as_filter(self.filter)
+        condition = self.filter
+        assert condition is None or isinstance(condition, models.Filter)  # since it was checked
+        return condition
 
     def vectors_of(self, point: models.ScoredPoint | models.Record) -> dict[str, Any] | None:
         """The vectors that were asked for, of a point that may hold more."""

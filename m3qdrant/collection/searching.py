@@ -32,7 +32,7 @@ from m3qdrant.collection.requests import (
 from m3qdrant.collection.search import Search
 from m3qdrant.encode import M3Embeddings
 from m3qdrant.errors import RankingEndsWarning, StoreDamagedError
-from m3qdrant.jsonpath import first_key, values_at
+from m3qdrant.jsonpath import first_key, groups_at
 from m3qdrant.names import COLBERT, DENSE, OURS, SPARSE, VECTORS
 
 __all__ = ["search"]
@@ -301,11 +301,7 @@ class _Searching:
         for one in self._asked:
             groups: dict[str | int, list[tuple[PointId, float, Group]]] = {}
             for id, score in ordered(dict(one.ranking), self._documents):
-                values = values_at(payloads.get(id), group_by)
-                # as in Qdrant, one value that can name no group keeps a point out of all
-                if not all(type(value) in (int, str) for value in values):
-                    continue
-                for value in dict.fromkeys(values):
+                for value in groups_at(payloads.get(id), group_by):
                     members = groups.setdefault(value, [])
                     if len(members) < search.group_size:
                         members.append((id, score, value))

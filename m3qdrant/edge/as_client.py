@@ -77,16 +77,9 @@ _C = TypeVar("_C", bound=QdrantBase | AsyncQdrantBase)
 def engine_of(client: _C) -> _C:
     """The engine behind what `as_qdrant_client` made; any other client is its own."""
     if isinstance(client, _Client | _AsyncClient):
-        return client._client  # type: ignore[return-value]
+        engine: _C = client._client
+        return engine
     return client
-
-
-def _refuse_options(edge: Any) -> AbsentError:
-    return AbsentError(
-        f"a client of {edge!r} has no init_options: they would open something else; pass "
-        "as_qdrant_client the engine, or a view of it",
-        name="init_options",
-    )
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -102,7 +95,36 @@ def _as_in(theirs: Callable[..., Any]) -> Callable[[_F], _F]:
     return mark
 
 
-class _Client(QdrantClient):
+class _Front:
+    """What `QdrantClient` would say of a connection, said of the engine in its place."""
+
+    _client: Any
+
+    def __repr__(self) -> str:
+        return f"as_qdrant_client({self._client!r})"
+
+    @property
+    def init_options(self) -> dict[str, Any]:
+        raise AbsentError(
+            f"a client of {self._client!r} has no init_options: they would open something else; "
+            "pass as_qdrant_client the engine, or a view of it",
+            name="init_options",
+        )
+
+    @property
+    def http(self) -> Any:
+        return self._client.http
+
+    @property
+    def grpc_points(self) -> Any:
+        return self._client.grpc_points
+
+    @property
+    def grpc_collections(self) -> Any:
+        return self._client.grpc_collections
+
+
+class _Client(_Front, QdrantClient):
     def __init__(self, edge: QdrantEdge, local_inference_batch_size: int | None) -> None:
         super().__init__(":memory:", local_inference_batch_size=local_inference_batch_size)
         self._client.close()
@@ -111,49 +133,11 @@ class _Client(QdrantClient):
     def __del__(self) -> None:
         """Leave the engine open: it is its owner's."""
 
-    def __repr__(self) -> str:
-        return f"as_qdrant_client({self._client!r})"
 
-    @property
-    def init_options(self) -> dict[str, Any]:
-        raise _refuse_options(self._client)
-
-    @property
-    def http(self) -> Any:
-        return self._client.http  # type: ignore[attr-defined]
-
-    @property
-    def grpc_points(self) -> Any:
-        return self._client.grpc_points  # type: ignore[attr-defined]
-
-    @property
-    def grpc_collections(self) -> Any:
-        return self._client.grpc_collections  # type: ignore[attr-defined]
-
-
-class _AsyncClient(AsyncQdrantClient):
+class _AsyncClient(_Front, AsyncQdrantClient):
     def __init__(self, edge: AsyncQdrantEdge, local_inference_batch_size: int | None) -> None:
         super().__init__(":memory:", local_inference_batch_size=local_inference_batch_size)
         self._client = edge  # what it had holds nothing
-
-    def __repr__(self) -> str:
-        return f"as_qdrant_client({self._client!r})"
-
-    @property
-    def init_options(self) -> dict[str, Any]:
-        raise _refuse_options(self._client)
-
-    @property
-    def http(self) -> Any:
-        return self._client.http  # type: ignore[attr-defined]
-
-    @property
-    def grpc_points(self) -> Any:
-        return self._client.grpc_points  # type: ignore[attr-defined]
-
-    @property
-    def grpc_collections(self) -> Any:
-        return self._client.grpc_collections  # type: ignore[attr-defined]
 
     @_as_in(AsyncQdrantClient.upload_points)
     def upload_points(self, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from qdrant_client import models
 
 from m3qdrant.edge.translate.filter_models import narrowed
-from m3qdrant.jsonpath import first_key, values_at
+from m3qdrant.jsonpath import first_key, groups_at
 
 __all__ = ["candidates_request", "find"]
 
@@ -151,11 +151,7 @@ def _named(group_by: str, ids: Sequence[int | str]) -> models.Filter | None:
 def _grouped(hits: Iterable[models.ScoredPoint], group_by: str, group_size: int) -> Groups:
     groups: Groups = {}
     for hit in hits:
-        values = values_at(hit.payload, group_by)
-        # as on a server, one value that can name no group keeps the point out of all of them
-        if not all(type(value) in (int, str) for value in values):
-            continue
-        for value in dict.fromkeys(values):
+        for value in groups_at(hit.payload, group_by):
             members = groups.setdefault(value, [])
             if len(members) < group_size:
                 members.append(hit)

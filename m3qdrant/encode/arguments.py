@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import operator
-import os
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
 from m3qdrant.errors import InputError
+from m3qdrant.rows import no_items
 
 __all__ = [
     "as_device",
@@ -64,16 +63,20 @@ def as_texts(texts: object) -> list[str]:
     return items
 
 
+_REMEDIES = {
+    "mapping": ": iterating it gives its keys; give list(texts.values())",
+    "set": ", which has no order: give a list",
+    "bytes": ": decode it, e.g. texts.decode('utf-8')",
+    "path": ": read it first, e.g. Path(name).read_text('utf-8').splitlines()",
+    "file": ": read it first, e.g. Path(name).read_text('utf-8').splitlines()",
+}
+
+
 def _no_sequence(texts: object) -> str | None:
     """Why this is no sequence of texts, as the rest of a message; None where it is one."""
-    if isinstance(texts, Mapping):
-        return ": iterating it gives its keys; give list(texts.values())"
-    if isinstance(texts, AbstractSet):
-        return ", which has no order: give a list"
-    if isinstance(texts, bytes | bytearray | memoryview):
-        return ": decode it, e.g. texts.decode('utf-8')"
-    if isinstance(texts, os.PathLike) or hasattr(texts, "read"):
-        return ": read it first, e.g. Path(name).read_text('utf-8').splitlines()"
+    kind = no_items(texts)
+    if kind is not None:
+        return _REMEDIES[kind]
     shape = getattr(texts, "shape", None)
     if isinstance(shape, tuple) and len(shape) != 1:
         return f" of shape {shape}: give one column, e.g. frame['text'].tolist()"
