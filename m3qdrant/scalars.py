@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Generator, Mapping
 from datetime import date
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from m3qdrant.errors import InputError
 from m3qdrant.limits import MAX_NESTING
 
-__all__ = ["check_json", "plain_json", "plain_scalar"]
+__all__ = ["check_json", "plain_json", "plain_number", "plain_scalar"]
 
 _LISTS = (list, tuple, set, frozenset, deque, Generator, np.ndarray)
 
@@ -67,6 +68,11 @@ def plain_scalar(value: Any) -> Any:
     except ValueError:
         return value
     return plain if isinstance(plain, str | int | float) else value
+
+
+def plain_number(value: Any) -> Any:
+    """`value` where a number is asked for: `plain_scalar`, and a decimal as a float."""
+    return float(value) if isinstance(value, Decimal) else plain_scalar(value)
 
 
 def _json(value: Any, path: str, depth: int) -> Any:

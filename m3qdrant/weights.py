@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 
 from m3qdrant.errors import InputError
+from m3qdrant.scalars import plain_number
 
 __all__ = ["DEFAULT_WEIGHTS", "check_weights"]
 
@@ -23,7 +24,10 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
             f"weights must be three numbers in order (dense, lexical, ColBERT), not {weights!r}"
         )
     try:
-        numbers = tuple(float(weight) for weight in weights)
+        given = [plain_number(weight) for weight in weights]
+        if any(isinstance(weight, str | bool) for weight in given):
+            raise TypeError
+        numbers = tuple(map(float, given))
     except (TypeError, ValueError) as error:
         raise InputError(f"weights must be three numbers, not {weights!r}") from error
     if len(numbers) != 3:

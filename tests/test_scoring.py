@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,16 @@ def test_views_that_do_not_go_together(pair: tuple[M3Embeddings, M3Embeddings]) 
         ((1, math.inf, 1), "finite"),
         ((1e308, 1e308, 1e308), "too large"),
         ((1, "a", 1), "three numbers"),
+        (("0.4", 0.2, 0.4), "three numbers"),
+        ((True, 0, 1), "three numbers"),
         (3, "three numbers"),
     ],
 )
 def test_bad_weights(weights: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         check_weights(weights)
+
+
+def test_weights_are_numbers_of_any_library() -> None:
+    for given in (np.array([2, 1, 1]), torch.tensor([2, 1, 1]), [Decimal("2"), np.int8(1), 1.0]):
+        assert check_weights(given) == (2.0, 1.0, 1.0)  # type: ignore[arg-type]

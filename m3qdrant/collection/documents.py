@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from qdrant_client import models
@@ -102,20 +103,23 @@ def document_id(point: models.ScoredPoint | models.Record) -> str:
 
 
 def document_id_of(value: object) -> str:
-    """A document's id from what names it: a string, an integer (its digits), or a UUID.
+    """A document's id from what names it: its text, as a payload holds it.
 
-    numpy's and enums' values count as Python's.
+    A string, an integer (its digits), a UUID, a decimal, a path, a date or a time; numpy's and
+    enums' values count as Python's.
 
     Raises:
         InputError: it is none of these.
     """
     plain = plain_scalar(value)
+    if isinstance(plain, date):
+        plain = plain_json(plain)
     if isinstance(plain, bool) or not isinstance(plain, str | int):
         remedy = "give a string, an integer or a UUID"
         if isinstance(plain, float) and plain.is_integer():
             remedy = f"give {int(plain)}, or its text (tables with gaps make floats of integers)"
         raise InputError(f"is {type(value).__name__}; {remedy}")
-    if isinstance(plain, str) and not isinstance(value, str | uuid.UUID | Enum):
+    if isinstance(value, bytes | bytearray):
         raise InputError(f"is {type(value).__name__}; give its text, {plain!r}")
     if not str(plain).strip():
         raise InputError("empty; give an id, or none at all")
@@ -123,9 +127,9 @@ def document_id_of(value: object) -> str:
 
 
 def numbered(item: object) -> bool:
-    """Whether what a user passed has an integer for its id."""
+    """Whether what a user passed has a number for its id."""
     id = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", None)
-    return isinstance(plain_scalar(id), int)
+    return isinstance(id, Decimal) or isinstance(plain_scalar(id), int)
 
 
 def _check_id(id: object, text: str, name: str) -> str:

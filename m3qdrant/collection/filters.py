@@ -11,7 +11,6 @@ import datetime as dt
 import math
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from qdrant_client import models
 from m3qdrant import jsonpath
 from m3qdrant.collection.documents import document_id_of, point_id
 from m3qdrant.errors import InputError
-from m3qdrant.scalars import plain_json, plain_scalar
+from m3qdrant.scalars import plain_json, plain_number, plain_scalar
 
 __all__ = ["as_filter", "says_nothing"]
 
@@ -212,10 +211,7 @@ def _one_of(key: str, path: str, values: list[Any]) -> models.Condition:
 
 
 def _range(key: str, path: str, bounds: dict[str, Any]) -> models.FieldCondition:
-    values = {
-        name: float(value) if isinstance(value, Decimal) else plain_scalar(value)
-        for name, value in bounds.items()
-    }
+    values = {name: plain_number(value) for name, value in bounds.items()}
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values.values()):
         numbers = {name: _finite(key, value) for name, value in values.items()}
         return models.FieldCondition(key=path, range=models.Range(**numbers))

@@ -9,6 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qdrant_client import models
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIMIZE_POINTS", "Collection", "Id", "StoreInfo", "as_ids", "is_one"]
 
-Id: TypeAlias = str | int | uuid.UUID
+Id: TypeAlias = str | int | uuid.UUID | Decimal | PurePath | date
 """What may name a document. `Hit.id` and `Document.id` are its string."""
 
 _PAGE = 256
@@ -363,7 +366,7 @@ class Collection:
 
 def is_one(ids: object) -> bool:
     """Whether `ids` is one id, and no list of them."""
-    return isinstance(plain_scalar(ids), str | int | float)
+    return isinstance(plain_scalar(ids), str | int | float | date)
 
 
 def as_ids(ids: Any) -> list[str]:

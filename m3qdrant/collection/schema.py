@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from m3qdrant import jsonpath
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE
-from m3qdrant.scalars import plain_scalar
+from m3qdrant.scalars import plain_number
 
 __all__ = ["CHOICES", "CLUSTER", "IndexKind", "M3Schema"]
 
@@ -153,7 +153,7 @@ class M3Schema:
 
     def __post_init__(self) -> None:
         for name in (*_FLAGS, *_LEAST):  # numpy's numbers are Python's
-            object.__setattr__(self, name, plain_scalar(getattr(self, name)))
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 allowed = ", ".join(map(repr, choices))

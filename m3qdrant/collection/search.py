@@ -14,7 +14,7 @@ from m3qdrant.errors import InputError
 from m3qdrant.jsonpath import as_path
 from m3qdrant.names import COLBERT, DENSE, MODES, SPARSE, VECTORS, Mode
 from m3qdrant.rows import values
-from m3qdrant.scalars import plain_scalar
+from m3qdrant.scalars import plain_number
 from m3qdrant.weights import DEFAULT_WEIGHTS, check_weights
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Search:
         if self.mode not in MODES:
             raise InputError(f"unknown mode {self.mode!r}; the modes are {', '.join(MODES)}")
         for name in _NUMBERS:  # numpy's numbers are Python's
-            object.__setattr__(self, name, plain_scalar(getattr(self, name)))
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         for name, least in (("limit", 1), ("candidates", 1), ("offset", 0), ("group_size", 1)):
             _check_whole(name, getattr(self, name), least)
         if self.ef is not None:

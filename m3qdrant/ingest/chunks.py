@@ -166,7 +166,7 @@ class Chunker:
 
 
 def _two_kinds(id: str, numbered: bool) -> DocumentError:
-    kinds = ("an integer", "a string") if numbered else ("a string", "an integer")
+    kinds = ("a number", "a string") if numbered else ("a string", "a number")
     return DocumentError(
         id,
         "id",

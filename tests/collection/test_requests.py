@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from qdrant_client import models
@@ -51,6 +53,14 @@ def embedded(tokens: int = 3, schema: M3Schema | None = None, terms: int = 2) ->
 def test_wrong_arguments_are_named(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Search(**arguments)
+
+
+def test_numbers_of_any_library() -> None:
+    numbers: Any = {
+        "limit": np.int64(3), "score_threshold": Decimal("0.5"), "diversity": np.float32(1),
+    }  # fmt: skip
+    search = Search(**numbers)
+    assert (search.limit, search.score_threshold, search.diversity) == (3, 0.5, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,37 @@ def test_ids_are_text(agree: Agree, encoder: M3Encoder) -> None:
     assert rest == [["x", "x", "y", "z", "z"], ["x", "y"], [["3", "id"]], "a", 2, 1]
 
 
+IDS = {name: TYPED[name] for name in ("decimal", "enum", "path", "uuid", "datetime", "date")}
+
+
+def test_what_a_payload_takes_as_text_is_an_id(agree: Agree, encoder: M3Encoder) -> None:
+    def use(open_store: Any) -> Any:
+        store = open_store(encoder)
+        report = store.add([{"id": given, "text": name} for name, (given, _) in IDS.items()])
+        refused = store.add(
+            [
+                {"id": decimal.Decimal(7), "text": "a"},
+                {"id": "7", "text": "b"},
+                {"id": b"8", "text": "c"},
+                {"id": 9.0, "text": "d"},
+                {"id": True, "text": "e"},
+            ]
+        )
+        return [
+            report,
+            [store.get(given).id for given, _ in IDS.values()],
+            [store.get(kept).text for _, kept in IDS.values()],
+            [error.id for error in refused.failed],
+            store.delete([given for given, _ in IDS.values()]),
+            store.count(),
+        ]
+
+    report, *rest = agree(use)
+    assert report["added"] == len(IDS)
+    kept = [kept for _, kept in IDS.values()]
+    assert rest == [kept, list(IDS), ["7", "b'8'", "9.0", "True"], len(IDS), 1]
+
+
 def test_nothing_is_deleted_by_a_filter_that_says_nothing(agree: Agree) -> None:
     one = models.FieldCondition(key="lang", match=models.MatchValue(value="de"))
     least = models.Filter(min_should=models.MinShould(conditions=[one], min_count=0))
