@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from m3kernels import cpus
 
 from benchmarks import ROOT
 
@@ -23,6 +24,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "name": _cpu_name(),
         "cpu": _cpu_name(),
+        "cpu_features": cpus.features(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),

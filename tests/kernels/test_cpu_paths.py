@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from m3kernels import cpus
 from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.maxsim import maxima
 from m3kernels.maxsim.cpu import maxsim_torch
@@ -75,7 +76,7 @@ def close(got: torch.Tensor, want: torch.Tensor, atol: float = 2e-6) -> None:
 def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once with what this CPU has, once as on a CPU without it."""
     if request.param == "widened":
-        monkeypatch.setattr(maxima, "_cpu_has", lambda check: False)
+        monkeypatch.setattr(cpus, "has", lambda feature: False)
 
 
 @pytest.mark.usefixtures("native")
@@ -98,20 +99,24 @@ def test_every_dtype_keeps_float32_accuracy(
 def test_the_native_paths_run_where_the_cpu_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def has(check: str) -> bool:
-        asked.append(check)
+    def has(feature: str) -> bool:
+        asked.append(feature)
         return False
 
-    monkeypatch.setattr(maxima, "_cpu_has", has)
+    monkeypatch.setattr(cpus, "has", has)
     for dtype in (torch.bfloat16, torch.int8, torch.float32):
         queries, cu_q, documents, cu_d = clustered([32], [600], 128)
         documents, scales = quantized(documents, dtype)
         maxsim_torch(queries, cu_q, documents, cu_d, None, scales, "mean")
-    assert asked == ["_is_avx512_bf16_supported", "_is_vnni_supported"]
+    assert asked == ["avx512_bf16", "vnni"]
 
 
-def test_a_cpu_check_that_torch_lacks_is_no() -> None:
-    assert maxima._cpu_has("_is_no_check_of_torch") is False
+def test_a_cpu_check_that_torch_lacks_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = cpus.features()
+    assert set(there) <= set(cpus.FEATURES)
+    monkeypatch.setitem(cpus.FEATURES, "amx", "_is_no_check_of_torch")
+    assert cpus.has("amx") is False
+    assert cpus.features() == [name for name in there if name != "amx"]
 
 
 @pytest.mark.usefixtures("native")
@@ -356,7 +361,11 @@ def test_no_tensor_grows_with_the_documents(dtype: torch.dtype, lengths_d: list[
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("scratch_bytes", [0, 9_000, 4 << 20])
-def test_sparse_max_keeps_float32_accuracy(dtype: torch.dtype, scratch_bytes: int) -> None:
+@pytest.mark.parametrize("amx", [False, True])
+def test_sparse_max_keeps_float32_accuracy(
+    dtype: torch.dtype, scratch_bytes: int, amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "has", lambda feature: amx)
     rng = torch.Generator().manual_seed(0)
     lengths = [64, 0, 1, 200, 33]
     n = sum(lengths)

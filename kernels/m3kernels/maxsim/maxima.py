@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from m3kernels import cpus
+
 __all__ = ["Digits", "Refined", "Running", "Widened", "choose"]
 
 # From so many query tokens, and products of them with rows, a product in bfloat16 repays the
@@ -121,7 +123,7 @@ class Refined:
             and documents.device.type == "cpu"
             and tokens.shape[0] >= _NATIVE_TOKENS
             and n_rows * tokens.shape[0] >= _NATIVE_PRODUCTS
-            and _cpu_has("_is_avx512_bf16_supported")
+            and cpus.has("avx512_bf16")
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
             # An infinity has no rest l, and a large float32 rounds to one.
             and bool(tokens.bfloat16().isfinite().all())
@@ -232,7 +234,7 @@ class Digits:
             documents.dtype == torch.int8
             and documents.device.type == "cpu"
             and documents.shape[1] in _DIGITS_DIMS
-            and _cpu_has("_is_vnni_supported")  # without it, float32 is faster
+            and cpus.has("vnni")  # without it, float32 is faster
             and _exact_int_mm()
             and bool(tokens.isfinite().all())
         )
@@ -250,12 +252,6 @@ class Digits:
 
     def result(self) -> Tensor:
         return self.maxima.mul_(self.scales / 254)
-
-
-def _cpu_has(check: str) -> bool:
-    """Whether torch says so of this CPU; False where it has no such check."""
-    supported = getattr(torch.cpu, check, None)
-    return supported is not None and bool(supported())
 
 
 @cache

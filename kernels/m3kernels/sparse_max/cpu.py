@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from m3kernels import cpus
 from m3kernels.packing import segment_ids
 
 __all__ = ["sparse_max_torch"]
@@ -53,16 +56,20 @@ def sparse_max_torch(
 def _products(hidden: Tensor, weight: Tensor, scratch_bytes: int) -> Tensor:
     """Products (sum_t,) float32 of the states (sum_t, d) with weight (d,) float32, in float32."""
     n, dim = hidden.shape
-    rows = max(scratch_bytes // (4 * max(dim, 1)), 1)
     out = weight.new_empty(n)
-    on_cpu = hidden.device.type == "cpu"
-    buffer = weight.new_empty((min(rows, n) if on_cpu else 0, dim))
+    multiply: Callable[..., Tensor] = _row_sums
+    if hidden.device.type != "cpu" or cpus.has("amx"):
+        if hidden.dtype == torch.float32:
+            return torch.mv(hidden, weight, out=out)
+        multiply = torch.mv
+    rows = max(scratch_bytes // (4 * max(dim, 1)), 1)
+    wide = weight.new_empty(min(rows, n), dim)
     for i in range(0, n, rows):
         block = hidden[i : i + rows]
-        if on_cpu:
-            # MKL's matrix-vector product takes one thread; these take all, in the cache.
-            products = buffer[: block.shape[0]].copy_(block).mul_(weight)
-            torch.sum(products, 1, out=out[i : i + rows])
-        else:
-            torch.mv(block.float(), weight, out=out[i : i + rows])
+        multiply(wide[: block.shape[0]].copy_(block), weight, out=out[i : i + rows])
     return out
+
+
+def _row_sums(block: Tensor, weight: Tensor, *, out: Tensor) -> Tensor:
+    """torch.mv for CPUs where MKL gives it one thread, as it does on AMD's; overwrites `block`."""
+    return torch.sum(block.mul_(weight), 1, out=out)
