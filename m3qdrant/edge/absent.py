@@ -38,6 +38,9 @@ _ATTRIBUTES = {
     "grpc_points": _NO_CONNECTION,
     "grpc_collections": _NO_CONNECTION,
     "grpc_root": _NO_CONNECTION,
+    # whoever asks for them passes them to QdrantClient or AsyncQdrantClient
+    "init_options": "they would open qdrant-client's local mode on the same directory; an "
+    "asynchronous client of this engine is AsyncQdrantEdgeView(edge), or as_qdrant_client of it",
     "search": "call query_points",
     "search_batch": "call query_batch_points",
     "search_groups": "call query_points_groups",

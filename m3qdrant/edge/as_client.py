@@ -8,17 +8,12 @@ that the front does is qdrant-client's own doing.
 
 from __future__ import annotations
 
-import asyncio
-import functools
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, overload
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.edge.absent import AbsentError
 from m3qdrant.edge.async_client import AsyncQdrantEdge
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.refusals import InputError
@@ -46,9 +41,7 @@ def as_qdrant_client(
     `models.Document` and its like become vectors here, which `QdrantEdge` itself refuses.
 
     Closing it closes `edge`; dropping it does not. What needs a connection, such as `http`, raises
-    `UnsupportedError`, and so do its `init_options`: they would open something else. As in every
-    `AsyncQdrantClient`, `upload_points` and `upload_collection` are not awaited: they return when
-    the points are stored, and the event loop waits.
+    `UnsupportedError`, and so do its `init_options`: they would open something else.
 
     Args:
         edge: a `QdrantEdge`, an `AsyncQdrantEdge` or an `AsyncQdrantEdgeView`.
@@ -82,19 +75,6 @@ def engine_of(client: _C) -> _C:
     return client
 
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _as_in(theirs: Callable[..., Any]) -> Callable[[_F], _F]:
-    """Give a method the signature and the docstring of the one that it stands for."""
-
-    def mark(method: _F) -> _F:
-        functools.update_wrapper(method, theirs)
-        return method
-
-    return mark
-
-
 class _Front:
     """What `QdrantClient` would say of a connection, said of the engine in its place."""
 
@@ -105,11 +85,8 @@ class _Front:
 
     @property
     def init_options(self) -> dict[str, Any]:
-        raise AbsentError(
-            f"a client of {self._client!r} has no init_options: they would open something else; "
-            "pass as_qdrant_client the engine, or a view of it",
-            name="init_options",
-        )
+        options: dict[str, Any] = self._client.init_options
+        return options
 
     @property
     def http(self) -> Any:
@@ -138,18 +115,3 @@ class _AsyncClient(_Front, AsyncQdrantClient):
     def __init__(self, edge: AsyncQdrantEdge, local_inference_batch_size: int | None) -> None:
         super().__init__(":memory:", local_inference_batch_size=local_inference_batch_size)
         self._client = edge  # what it had holds nothing
-
-    @_as_in(AsyncQdrantClient.upload_points)
-    def upload_points(self, *args: Any, **kwargs: Any) -> None:
-        _finish(super().upload_points(*args, **kwargs))
-
-    @_as_in(AsyncQdrantClient.upload_collection)
-    def upload_collection(self, *args: Any, **kwargs: Any) -> None:
-        _finish(super().upload_collection(*args, **kwargs))
-
-
-def _finish(upload: Any) -> None:
-    """Run a coroutine to its end, whether or not a loop runs here: in a thread of its own."""
-    coroutine: Coroutine[Any, Any, None] = upload
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, coroutine).result()

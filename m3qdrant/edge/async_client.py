@@ -9,7 +9,8 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +22,10 @@ from qdrant_client.conversions import common_types as types
 
 from m3qdrant.edge import updates
 from m3qdrant.edge.absent import add_missing, is_missing, refuse_attribute
-from m3qdrant.edge.arguments import accept
+from m3qdrant.edge.arguments import accept, at_least
 from m3qdrant.edge.client import QdrantEdge
 from m3qdrant.edge.disk.directory import check_root
-from m3qdrant.edge.refusals import as_response
+from m3qdrant.edge.refusals import as_a_server_refuses, as_response
 from m3qdrant.edge.shard import check_process
 from m3qdrant.edge.worker.process import Worker
 from m3qdrant.errors import EngineError, M3QdrantError, StoreClosedError
@@ -39,10 +40,11 @@ class AsyncQdrantEdge(AsyncQdrantBase):
             hits = await client.query_points("docs", query, using="dense", limit=10)
 
     The engine holds the GIL while it works, so it runs in a worker process, and the event loop
-    never waits for it. The process starts with the first call (which takes about a second more)
-    and ends with `close`. If it is killed, waiting and later calls raise `EngineError`; what was
-    acknowledged is safe. If this process is killed, the worker finishes the call it is at, closes
-    the collections and ends.
+    never waits for it, but in `upload_points` and `upload_collection`: they are no coroutines in
+    `AsyncQdrantClient` either. Call them in `asyncio.to_thread`, or `upsert` in their place. The
+    process starts with the first call (which takes about a second more) and ends with `close`. If
+    it is killed, waiting and later calls raise `EngineError`; what was acknowledged is safe. If
+    this process is killed, the worker finishes the call it is at, closes the collections and ends.
 
     Calls run one by one, in the order in which they were made: each sees the writes before it,
     and a long one, such as `optimize`, delays those behind it. Cancelling the wait for a call
@@ -109,15 +111,6 @@ class AsyncQdrantEdge(AsyncQdrantBase):
             """Say what to use in place of something that only a connected client has."""
             refuse_attribute(self, name)
 
-    @property
-    def init_options(self) -> dict[str, Any]:
-        """What the client was made with: `AsyncQdrantEdge(**client.init_options)` is its like."""
-        return {
-            "path": str(self.path),
-            "auto_index": self.auto_index,
-            "read_only": self.read_only,
-        }
-
     async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Wait for the calls under way, close the collections, and end the worker process.
 
@@ -140,7 +133,8 @@ class AsyncQdrantEdge(AsyncQdrantBase):
             worker.stop()
             await asyncio.wrap_future(worker.ended)
 
-    async def upload_points(  # type: ignore[override]
+    @as_a_server_refuses
+    def upload_points(  # type: ignore[override]
         self,
         collection_name: str,
         points: Iterable[models.PointStruct],
@@ -153,16 +147,18 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         update_filter: models.Filter | None = None,
         update_mode: models.UpdateMode | None = None,
         **kwargs: Any,
-    ) -> None:
+    ) -> Awaitable[None]:
         """`upsert` in batches, for any iterable. Each batch is all or nothing by itself.
 
-        The iterable is read in a thread, a batch at a time, so it may take its time.
+        As in `AsyncQdrantClient`, it is a plain method, which returns when the points are stored:
+        the event loop waits, unless `asyncio.to_thread` makes the call. Awaiting what it returns
+        changes nothing.
         """
         rest = iter(points)
-        size = max(batch_size, 1)  # the worker refuses less
-        batch = await asyncio.to_thread(lambda: list(islice(rest, size)))
-        while True:  # once at least, since the worker also checks the other arguments
-            await self._call(
+        at_least("batch_size", batch_size)
+        batch = list(islice(rest, batch_size))
+        while True:  # once at least, since the engine also checks the other arguments
+            self._submit(
                 "upload_points",
                 collection_name,
                 batch,
@@ -175,12 +171,13 @@ class AsyncQdrantEdge(AsyncQdrantBase):
                 update_filter,
                 update_mode,
                 **kwargs,
-            )
-            batch = await asyncio.to_thread(lambda: list(islice(rest, size)))
+            ).result()
+            batch = list(islice(rest, batch_size))
             if not batch:
-                return
+                return _Done()
 
-    async def upload_collection(  # type: ignore[override]
+    @as_a_server_refuses
+    def upload_collection(  # type: ignore[override]
         self,
         collection_name: str,
         vectors: Any,
@@ -195,11 +192,11 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         update_filter: models.Filter | None = None,
         update_mode: models.UpdateMode | None = None,
         **kwargs: Any,
-    ) -> None:
+    ) -> Awaitable[None]:
         """`upload_points`, from columns; see `QdrantEdge.upload_collection`."""
         accept("upload_collection", kwargs)
         points = updates.points_of(vectors, payload, ids)
-        await self.upload_points(
+        return self.upload_points(
             collection_name,
             points,
             batch_size,
@@ -214,10 +211,13 @@ class AsyncQdrantEdge(AsyncQdrantBase):
 
     async def _call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await asyncio.wrap_future(self._running().submit(method, *args, **kwargs))
+            return await asyncio.wrap_future(self._submit(method, *args, **kwargs))
         except M3QdrantError as error:
             as_response(error)  # this side's own: those of the worker are responses already
             raise
+
+    def _submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._running().submit(method, *args, **kwargs)
 
     def _running(self) -> Worker:
         check_process(self._pid, self.path)
@@ -237,6 +237,13 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         async def optimize(self, collection_name: str) -> bool: ...
         async def unindexed(self, collection_name: str) -> int: ...
         async def flush(self, collection_name: str | None = None) -> None: ...
+
+
+class _Done:
+    """What an upload returns: nothing, for those who await it too."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
 
 
 def _handed_over(name: str, method: Callable[..., Any]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from m3qdrant.edge.async_client import AsyncQdrantEdge
@@ -59,11 +59,6 @@ class AsyncQdrantEdgeView(AsyncQdrantEdge):
         """The class and its engine."""
         return f"AsyncQdrantEdgeView({self.edge!r})"
 
-    @property
-    def init_options(self) -> dict[str, Any]:
-        """What it was made with: `AsyncQdrantEdgeView(**view.init_options)` is its like."""
-        return {"edge": self.edge}
-
     async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Wait for the view's calls and end its thread; the `QdrantEdge` stays open.
 
@@ -78,10 +73,9 @@ class AsyncQdrantEdgeView(AsyncQdrantEdge):
         if last is not None:
             await asyncio.wrap_future(last)
 
-    async def _call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+    def _submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         check_process(self._pid, self.path)
         with self._lock:
             if self._closed:
                 raise StoreClosedError(f"{self!r} is closed: make a new one")
-            done = self._thread.submit(getattr(self.edge, method), *args, **kwargs)
-        return await asyncio.wrap_future(done)
+            return self._thread.submit(getattr(self.edge, method), *args, **kwargs)

@@ -22,6 +22,7 @@ from m3qdrant.edge.arguments import accept
 from m3qdrant.edge.configuring import Configuring, read_settings
 from m3qdrant.edge.disk import configuration, leftovers, snapshots
 from m3qdrant.edge.disk import directory as places
+from m3qdrant.edge.disk.claim import claim
 from m3qdrant.edge.disk.lock import DirectoryLock
 from m3qdrant.edge.indexes import Indexer
 from m3qdrant.edge.reading import Reading
@@ -92,6 +93,9 @@ class QdrantEdge(Reading, Writing, Configuring, Aliasing):
         places.check_root(self.path)
         if not read_only:
             leftovers.sweep_root(self.path)
+            if places.collection_names(self.path):  # made before there was this file
+                with contextlib.suppress(OSError):
+                    claim(self.path)
         self.auto_index = auto_index and not read_only
         self.read_only = read_only
         self._shards: dict[str, Shard] = {}
@@ -122,15 +126,6 @@ class QdrantEdge(Reading, Writing, Configuring, Aliasing):
         def __getattr__(self, name: str) -> NoReturn:
             """Say what to use in place of something that only a connected client has."""
             refuse_attribute(self, name)
-
-    @property
-    def init_options(self) -> dict[str, Any]:
-        """What the client was made with: `QdrantEdge(**client.init_options)` is its like."""
-        return {
-            "path": str(self.path),
-            "auto_index": self.auto_index,
-            "read_only": self.read_only,
-        }
 
     def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Flush and close every open collection. Closing twice is fine."""

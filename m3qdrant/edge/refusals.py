@@ -13,7 +13,7 @@ import inspect
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 import httpx
 from qdrant_client.http.exceptions import UnexpectedResponse
@@ -26,6 +26,7 @@ __all__ = [
     "InputError",
     "PointError",
     "RequestRejectedError",
+    "as_a_server_refuses",
     "as_response",
     "invalid",
     "refusing_as_a_server",
@@ -129,19 +130,23 @@ def invalid(words: str, status_code: int = 422) -> errors.M3QdrantError:
 
 
 _C = TypeVar("_C", bound=type)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def refusing_as_a_server(kind: _C) -> _C:
     """Let the errors of all public methods of a class leave it as responses."""
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         if name[0] != "_":
-            setattr(kind, name, _leaving(method))
+            setattr(kind, name, as_a_server_refuses(method))
     return kind
 
 
-def _leaving(method: Callable[..., Any]) -> Callable[..., Any]:
+def as_a_server_refuses(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The method, whose errors leave it as responses."""
+
     @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return method(*args, **kwargs)
         except errors.M3QdrantError as error:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import gc
 import inspect
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client.migrate.migrate import migrate
 
 from m3qdrant import AsyncQdrantEdge, AsyncQdrantEdgeView, QdrantEdge, as_qdrant_client
 from m3qdrant.edge import engine_of
@@ -42,7 +44,7 @@ def test_it_is_a_qdrant_client_of_this_engine(client: QdrantEdge, front: QdrantC
 def test_points_of_every_shape_pass(client: QdrantEdge, front: QdrantClient) -> None:
     front.create_collection("flat", models.VectorParams(size=3, distance=models.Distance.DOT))
     vectors = np.random.default_rng().normal(size=(40, 3)).astype(np.float32)
-    front.upload_collection("flat", vectors, ({"n": i} for i in range(40)), batch_size=7)
+    front.upload_collection("flat", vectors, ({"n": i} for i in range(40)), batch_size=19)
     front.upload_points(
         "flat", (models.PointStruct(id=i, vector=[1.0, 2.0, 3.0]) for i in range(40, 50))
     )
@@ -97,18 +99,108 @@ def test_dropping_it_leaves_the_engine_open_and_closing_it_closes_it(client: Qdr
 
 def test_collections_migrate_into_it(tmp_path: Path) -> None:
     memory = QdrantClient(":memory:")
-    memory.create_collection("moved", vectors_config={"dense": VECTORS["dense"]})
+    fill(memory)
+    with QdrantEdge(tmp_path / "a") as one, QdrantEdge(tmp_path / "b") as other:
+        memory.migrate(as_qdrant_client(one))
+        migrate(memory, as_qdrant_client(other), batch_size=19)
+        for edge in (one, other):
+            assert sorted(SHAPES) == [c.name for c in edge.get_collections().collections]
+            for name in SHAPES:
+                assert_same(stored(edge, name), stored(memory, name))
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+def test_collections_migrate_out_of_it(tmp_path: Path) -> None:
+    with QdrantEdge(tmp_path / "a") as source, QdrantEdge(tmp_path / "b") as edge:
+        fill(source)
+        source.create_payload_index("flat", "n", models.IntegerIndexParams(type="integer"))  # type: ignore[arg-type]
+        source.create_payload_index("flat", "k", models.PayloadSchemaType.KEYWORD)
+        front, memory = as_qdrant_client(source), QdrantClient(":memory:")
+        front.migrate(memory)
+        front.migrate(edge, batch_size=19)
+        front.migrate(as_qdrant_client(edge), ["many"], recreate_on_collision=True)
+        with pytest.raises(ValueError, match="already exist"):
+            front.migrate(edge)
+        for name in SHAPES:
+            assert_same(stored(memory, name), stored(source, name))
+            assert_same(stored(edge, name), stored(source, name))
+            ours, theirs = edge.get_collection(name), source.get_collection(name)
+            assert ours.config == theirs.config
+            assert ours.payload_schema == theirs.payload_schema
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "flat": {"vectors_config": models.VectorParams(size=DIM, distance=models.Distance.COSINE)},
+    "many": {"vectors_config": VECTORS["colbert"], "metadata": {"a": [1, None]}},
+    "bytes": {
+        "vectors_config": {
+            "b": models.VectorParams(
+                size=DIM, distance=models.Distance.DOT, datatype=models.Datatype.UINT8
+            )
+        }
+    },
+    "beside": {
+        "vectors_config": models.VectorParams(size=DIM, distance=models.Distance.EUCLID),
+        "sparse_vectors_config": {"s": models.SparseVectorParams(modifier=models.Modifier.IDF)},
+    },
+    "sparse": {"vectors_config": {}, "sparse_vectors_config": {"s": models.SparseVectorParams()}},
+    "bare": {"vectors_config": {}},
+}
+"""Collections of each shape that a vector has."""
+
+
+def fill(client: Any) -> None:
+    """Fill each with some points: ids of both kinds, some without a vector or a payload."""
     rng = np.random.default_rng()
-    memory.upsert(
-        "moved",
-        [
-            models.PointStruct(id=i, vector={"dense": rng.normal(size=DIM).tolist()})
-            for i in range(30)
-        ],
-    )
-    with QdrantEdge(tmp_path / "other") as edge:
-        memory.migrate(as_qdrant_client(edge))
-        assert edge.count("moved").count == 30
+    for name, config in SHAPES.items():
+        client.create_collection(name, **config)
+        sparse = models.SparseVector(indices=[3, 70], values=rng.normal(size=2).tolist())
+        dense = rng.normal(size=DIM).tolist()
+        vector: Any = {
+            "flat": dense,
+            "many": rng.normal(size=(3, 4)).tolist(),
+            "bytes": {"b": [float(i) for i in range(DIM)]},
+            "beside": {"": dense, "s": sparse},
+            "sparse": {"s": sparse},
+            "bare": {},
+        }[name]
+        client.upsert(
+            name,
+            [
+                models.PointStruct(
+                    id=i if i % 2 else str(uuid.UUID(int=i)),
+                    vector=vector if i % 5 else {},
+                    payload={"n": i, "k": "日本", "deep": {"x": [1, None, {"y": 2**53}]}}
+                    if i % 3
+                    else None,
+                )
+                for i in range(40)
+            ],
+        )
+
+
+def stored(client: Any, name: str) -> dict[Any, Any]:
+    records, _ = client.scroll(name, limit=1000, with_vectors=True)
+    return {record.id: (record.payload or {}, record.vector or {}) for record in records}
+
+
+def assert_same(ours: dict[Any, Any], theirs: dict[Any, Any]) -> None:
+    assert len(ours) == 40
+    assert ours.keys() == theirs.keys()
+    for id, (payload, vector) in ours.items():
+        other_payload, other_vector = theirs[id]
+        assert payload == other_payload
+        assert values(vector) == pytest.approx(values(other_vector), abs=1e-5)
+
+
+def values(vector: Any, at: str = "") -> dict[str, float]:
+    """Each number of a vector, of any shape, by where it stands."""
+    if isinstance(vector, models.SparseVector):
+        return {f"{at}/{i}": v for i, v in zip(vector.indices, vector.values, strict=True)}
+    if isinstance(vector, (dict, list)):
+        items = vector.items() if isinstance(vector, dict) else enumerate(vector)
+        return {k: v for key, item in items for k, v in values(item, f"{at}/{key}").items()}
+    return {at: vector}
 
 
 def test_documents_become_vectors_before_the_engine_sees_them(

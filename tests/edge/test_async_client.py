@@ -35,6 +35,7 @@ from m3qdrant.errors import (
     CollectionNotFoundError,
     EngineError,
     InputError,
+    M3QdrantError,
     PointError,
     StoreClosedError,
     StoreDamagedError,
@@ -165,14 +166,16 @@ async def test_results_and_errors_equal_those_of_the_direct_client(tmp_path: Pat
     assert {"CollectionNotFoundError", "CollectionExistsError"} <= errors
 
 
+PLAIN = ("get_embedding_size", "migrate", "upload_collection", "upload_points")
+"""Those that are no coroutines in qdrant-client's class either."""
+
 METHODS = sorted(n for n, _ in inspect.getmembers(QdrantEdge, inspect.isfunction) if n[0] != "_")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_is_there_to_await(name: str) -> None:
     method = getattr(AsyncQdrantEdge, name)
-    # two that qdrant-client's own class has no coroutine for, and no answer either
-    assert inspect.iscoroutinefunction(method) or name in ("get_embedding_size", "migrate")
+    assert inspect.iscoroutinefunction(method) or name in PLAIN
     assert method.__doc__
     if name not in ("close", "upload_points", "upload_collection"):  # these are written out
         assert inspect.signature(method).parameters.keys() == (
@@ -188,23 +191,35 @@ def test_none_of_qdrant_clients_methods_is_left_unimplemented() -> None:
 @in_a_loop
 async def test_upload_points_takes_any_iterable(path: Path) -> None:
     async with AsyncQdrantEdge(path) as client:
-        threads = set()
-
-        def slowly() -> Iterator[models.PointStruct]:
-            for point in points(100, 250):
-                threads.add(threading.current_thread())
-                yield point
-
-        await client.upload_points(NAME, slowly(), batch_size=40)
-        assert (await client.count(NAME)).count == 170
-        assert threading.current_thread() not in threads
-        await client.upload_points(NAME, points=iter(()), batch_size=40, parallel=2)
-        with pytest.raises(InputError, match="batch_size"):
-            await client.upload_points(NAME, slowly(), batch_size=0)
-        with pytest.raises(InputError, match="unknown arguments: nonsense"):
-            await client.upload_points(NAME, [], nonsense=1)
+        stored: list[int] = []
+        answer = client.upload_points(NAME, iter(points(100, 250)), batch_size=40)
+        stored.append((await client.count(NAME)).count)
+        await answer
+        await asyncio.gather(answer, client.count(NAME))
+        await client.upload_points(NAME, iter(points(250, 260)), batch_size=40)
+        stored.append((await client.count(NAME)).count)
+        await asyncio.to_thread(client.upload_points, NAME, points(260, 270), None)  # type: ignore[arg-type]
+        stored.append((await client.count(NAME)).count)
+        assert stored == [170, 180, 190]
+        client.upload_points(NAME, points=iter(()), batch_size=40, parallel=2)
+        uploads: dict[str, Callable[[], Any]] = {
+            "batch_size: value 0": lambda: client.upload_points(NAME, [], batch_size=0),
+            "batch_size is 'many'": lambda: client.upload_points(NAME, [], "many"),  # type: ignore[arg-type]
+            "upload_points: unknown": lambda: client.upload_points(NAME, [], nonsense=1),
+            "parallel: value -1": lambda: client.upload_points(NAME, [], parallel=-1),
+            "nowhere not found": lambda: client.upload_points("nowhere", points(0, 9)),
+            "point 1: ": lambda: client.upload_points(
+                NAME, [models.PointStruct(id=1, vector={"dense": [1.0]})]
+            ),
+            "upload_collection: unknown": lambda: client.upload_collection(NAME, [], nonsense=1),
+            "ids": lambda: client.upload_collection(NAME, [{}], ids=[]),
+        }
+        for words, upload in uploads.items():
+            with pytest.raises(UnexpectedResponse, match=words) as refusal:
+                upload()  # refused here, not when it is awaited
+            assert isinstance(refusal.value, M3QdrantError)
         columns = points(300, 310)
-        await client.upload_collection(
+        client.upload_collection(
             NAME,
             {name: [named(p)[name] for p in columns] for name in named(columns[0])},
             payload=(p.payload or {} for p in columns),
@@ -477,9 +492,11 @@ async def test_close_lets_the_calls_under_way_finish(path: Path) -> None:
     await client.close()
     assert all(call.done() for call in calls)
     assert all(call.result().status == models.UpdateStatus.COMPLETED for call in calls)
-    for late in (client.count(NAME), client.get_collections(), client.upload_points(NAME, [])):
+    for late in (client.count(NAME), client.get_collections()):
         with pytest.raises(StoreClosedError, match="is closed: open a new one"):
             await late
+    with pytest.raises(StoreClosedError, match="is closed: open a new one"):
+        client.upload_points(NAME, [])
     with QdrantEdge(path) as direct:
         assert direct.count(NAME).count == 20 + 38
 

@@ -93,8 +93,10 @@ async def test_its_errors_are_the_engines(view: AsyncQdrantEdgeView) -> None:
 
 @in_a_loop
 async def test_uploads_read_any_iterable(client: QdrantEdge, view: AsyncQdrantEdgeView) -> None:
-    await view.upload_points(NAME, (p for p in points(100, 170)), batch_size=9)
+    view.upload_points(NAME, (p for p in points(100, 170)), batch_size=9)
     assert client.count(NAME).count == 90
+    await view.upload_collection(NAME, [{}] * 7, ({"n": i} for i in range(9)))
+    assert client.count(NAME).count == 97
 
 
 @in_a_loop
@@ -171,8 +173,8 @@ def test_a_forked_child_is_refused(view: AsyncQdrantEdgeView) -> None:
     assert asyncio.run(view.count(NAME)).count == 20
 
 
-def test_its_options_make_its_like(client: QdrantEdge, view: AsyncQdrantEdgeView) -> None:
-    assert AsyncQdrantEdgeView(**view.init_options).edge is client
+def test_it_says_what_it_is_a_view_of(client: QdrantEdge, view: AsyncQdrantEdgeView) -> None:
+    assert view.edge is client
     assert repr(client) in repr(view)
     assert view.worker_pid is None
 

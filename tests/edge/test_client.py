@@ -57,7 +57,7 @@ def test_nothing_is_made_before_the_first_collection(path: Path) -> None:
             client.count(NAME)
         assert not path.exists()
         create(client)
-        assert sorted(os.listdir(path)) == [NAME]
+        assert sorted(os.listdir(path)) == [NAME, "meta.json"]
         assert sorted(os.listdir(path / NAME)) == ["collection.json", "lock", "shard"]
 
 
@@ -122,7 +122,7 @@ def test_several_collections(client: QdrantEdge, path: Path) -> None:
         assert [c.name for c in again.get_collections().collections] == ["日本語"]
         create(again)
         assert again.count(NAME).count == 0
-    assert sorted(os.listdir(path)) == [NAME, "日本語"]
+    assert sorted(os.listdir(path)) == [NAME, "meta.json", "日本語"]
 
 
 def test_opening_is_lazy(client: QdrantEdge, path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_creation_that_fails_leaves_nothing(path: Path) -> None:
         with pytest.raises((InputError, EngineError)):
             client.create_collection(NAME, broken)
         assert client.get_collections().collections == []
-        assert not path.exists() or os.listdir(path) == []
+        assert not path.exists() or os.listdir(path) == ["meta.json"]
         create(client, shard_number=2, replication_factor=1, timeout=10)
         assert (
             client.upsert(

@@ -11,7 +11,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
+from m3qdrant.edge import AsyncQdrantEdge, AsyncQdrantEdgeView, QdrantEdge
 from m3qdrant.errors import InputError, UnsupportedError
 from tests.edge.small import NAME, VECTORS, create, points
 
@@ -31,7 +31,11 @@ def parameters(method: Any) -> Parameters:
     return [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
 
 
-BOTH = [(QdrantEdge, QdrantClient), (AsyncQdrantEdge, AsyncQdrantClient)]
+BOTH = [
+    (QdrantEdge, QdrantClient),
+    (AsyncQdrantEdge, AsyncQdrantClient),
+    (AsyncQdrantEdgeView, AsyncQdrantClient),
+]
 CASES = [
     pytest.param(ours, theirs, name, id=f"{ours.__name__}.{name}")
     for ours, theirs in BOTH
@@ -58,8 +62,8 @@ def test_a_method_takes_what_the_interface_says(ours: type, base: type) -> None:
 @pytest.mark.parametrize(("ours", "theirs"), BOTH)
 def test_what_is_awaited_there_is_awaited_here(ours: type, theirs: type) -> None:
     for name, method in methods(theirs).items():
-        if inspect.iscoroutinefunction(method):
-            assert inspect.iscoroutinefunction(getattr(ours, name)), name
+        here = inspect.iscoroutinefunction(getattr(ours, name))
+        assert here == inspect.iscoroutinefunction(method), name
 
 
 def test_the_fourth_argument_of_a_creation_is_the_number_of_shards(path: Path) -> None:
@@ -127,7 +131,11 @@ def test_a_method_that_needs_a_model(path: Path) -> None:
             call()
 
 
-@pytest.mark.parametrize("kind", [QdrantEdge, AsyncQdrantEdge])
-def test_the_options_make_another_client(path: Path, kind: type) -> None:
-    client = kind(path, read_only=True)
-    assert kind(**client.init_options).init_options == client.init_options
+@pytest.mark.parametrize("kind", [QdrantEdge, AsyncQdrantEdge, AsyncQdrantEdgeView])
+def test_there_are_no_options_that_would_open_something_else(path: Path, kind: type) -> None:
+    with QdrantEdge(path) as edge:
+        client: Any = kind(edge) if kind is AsyncQdrantEdgeView else kind(path)
+        assert not hasattr(client, "init_options")
+        with pytest.raises(UnsupportedError, match=r"no init_options: .* AsyncQdrantEdgeView"):
+            AsyncQdrantClient(**client.init_options)
+    assert not path.exists()

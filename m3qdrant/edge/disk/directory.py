@@ -6,6 +6,7 @@
     PATH/NAME/lock               held by the process that has the collection open
     PATH/.aliases.json           other names for the collections, see aliases.py
     PATH/.snapshots/NAME/        its snapshots, see snapshots.py
+    PATH/meta.json               keeps qdrant-client's local mode away, see claim.py
     PATH/.making-*, .deleting-*  a collection that is being made or removed
     PATH/.replaced-NAME          a collection that is being replaced by another
 
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from m3qdrant.edge.disk.claim import claim, is_local_mode
 from m3qdrant.edge.disk.lock import DirectoryLock
 from m3qdrant.errors import InputError, StoreDamagedError
 from m3qdrant.files import sync_directory
@@ -76,7 +78,7 @@ def check_root(root: Path) -> None:
         raise StoreDamagedError(f"{root} is one collection: pass its parent, {root.parent}")
     if (root / "edge_config.json").is_file():
         raise StoreDamagedError(f"{root} is a bare qdrant-edge shard, not a directory of ours")
-    if (root / "meta.json").is_file() and (root / "collection").is_dir():
+    if is_local_mode(root) and not is_collection(root / "collection"):
         raise StoreDamagedError(
             f"{root} was written by QdrantClient(path=...), another format: pass a new directory "
             "and copy the points over with scroll and upsert"
@@ -87,7 +89,7 @@ def collection_names(root: Path) -> list[str]:
     """The collections under `root`, sorted; none where there is no directory."""
     try:
         entries = sorted(os.listdir(root))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [name for name in entries if name[0] != "." and (root / name / CONFIGURATION).is_file()]
 
@@ -105,6 +107,7 @@ def making(directory: Path) -> Iterator[Path]:
         FileExistsError: something took the name in the meantime.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
+    claim(directory.parent)
     temporary = directory.parent / f".making-{uuid.uuid4().hex}"
     temporary.mkdir()
     try:

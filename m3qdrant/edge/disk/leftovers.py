@@ -40,8 +40,8 @@ def sweep(directory: Path) -> None:
                     _remove_any(directory / path)
 
 
-_HALF_WRITTEN = "..aliases.json-"
-"""A file of aliases before it has its name: see `files.replacing`."""
+_HALF_WRITTEN = ("..aliases.json-", ".meta.json-")
+"""Files of aliases, and of a claim, before they have their names: see `files.replacing`."""
 
 
 def sweep_root(root: Path) -> None:

@@ -439,7 +439,7 @@ def test_leftovers_are_swept_away(
         os.utime(root / name, (1, 1))
     with QdrantEdge(root) as client:
         assert compare(client, state) == ""
-        assert sorted(os.listdir(root)) == [".making-young", NAME]
+        assert sorted(os.listdir(root)) == [".making-young", NAME, "meta.json"]
         assert not list(root.rglob(".atomicwrite*"))
         assert not list(root.rglob("temp_segments"))
         assert not list(root.rglob(".collection*"))

@@ -68,7 +68,7 @@ def test_there_and_back(client: QdrantEdge, optimized: bool) -> None:
     assert everything(client) == before
     client.upsert(NAME, points(7000, 7010))
     assert client.count(NAME).count == len(before[0]) + 10
-    assert sorted(os.listdir(client.path)) == [".snapshots", NAME]
+    assert sorted(os.listdir(client.path)) == [".snapshots", NAME, "meta.json"]
 
 
 def test_into_another_name_and_directory(client: QdrantEdge, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_what_was_there_stays_until_the_new_one_is_whole(
     with pytest.raises(UnsupportedError, match="download it"):
         client.recover_snapshot(NAME, "https://example.com/a.tar")
     assert everything(client) == before
-    assert sorted(os.listdir(client.path)) == [".snapshots", NAME]
+    assert sorted(os.listdir(client.path)) == [".snapshots", NAME, "meta.json"]
 
 
 def repacked(source: Path, target: Path, change: Callable[[Path], Any]) -> Path:
@@ -234,7 +234,7 @@ def test_a_collection_that_another_client_has_open(client: QdrantEdge) -> None:
     with QdrantEdge(client.path) as second, pytest.raises(StoreLockedError, match="in this proc"):
         second.recover_snapshot(NAME, file)
     assert client.count(NAME).count == 38
-    assert sorted(os.listdir(client.path)) == [".snapshots", NAME]
+    assert sorted(os.listdir(client.path)) == [".snapshots", NAME, "meta.json"]
 
 
 def test_a_replacement_that_was_cut_off(client: QdrantEdge) -> None:
@@ -249,7 +249,7 @@ def test_a_replacement_that_was_cut_off(client: QdrantEdge) -> None:
     (root / "new").rename(root / NAME)
     with QdrantEdge(root) as again:
         assert again.count(NAME).count == 0
-        assert os.listdir(root) == [NAME]
+        assert sorted(os.listdir(root)) == [NAME, "meta.json"]
 
 
 def test_a_replacement_that_fails_puts_the_old_one_back(client: QdrantEdge) -> None:
@@ -257,7 +257,7 @@ def test_a_replacement_that_fails_puts_the_old_one_back(client: QdrantEdge) -> N
 
     def fail() -> None:
         with directory.replace(client.path / NAME):
-            assert os.listdir(client.path) == [f".replaced-{NAME}"]
+            assert sorted(os.listdir(client.path)) == [f".replaced-{NAME}", "meta.json"]
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):
