@@ -40,17 +40,19 @@ def doctor(
         str | None, typer.Option(help="One collection's name (default: all there are).")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Read a sample of the points instead of all.")
+        bool,
+        typer.Option("--quick", help="Read a sample of the points instead of all, and no files."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for what is wrong, or soon will be, and say what to do about it.
 
-    Reads every point, and changes nothing. The exit status is 1 where there is an error.
+    Reads every file and every point, and changes nothing. The exit status is 1 where there is an
+    error.
     """
     from m3qdrant.upkeep import examine
 
-    findings = examine(location, collection, quick=quick)
+    findings = examine(location, collection, quick=quick, progress=not as_json)
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:

@@ -5,6 +5,7 @@ The files:
     documents, provenance    what users put in; what a stored point says of its making
     schema, layout           how a user wants vectors stored; what Qdrant is told about it
     points                   embeddings to points, checked
+    unit                     how far from length 1 what comes back may be
     filters, search          what a search asks beside its query
     requests                 from a query and a search to Qdrant's requests, and back
     fusion                   the modes: from component scores to a ranking

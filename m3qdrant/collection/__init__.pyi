@@ -26,7 +26,9 @@ from .operations import Id as Id
 from .operations import StoreInfo as StoreInfo
 from .operations import as_ids as as_ids
 from .operations import is_one as is_one
+from .provenance import LONGEST as LONGEST
 from .provenance import Provenance as Provenance
+from .provenance import vector_options as vector_options
 from .requests import EmbeddedQuery as EmbeddedQuery
 from .schema import IndexKind as IndexKind
 from .schema import M3Schema as M3Schema
@@ -34,5 +36,7 @@ from .search import Search as Search
 from .search import SearchOptions as SearchOptions
 from .search import check_queries as check_queries
 from .search import one_query as one_query
+from .unit import MOST_COSINE as MOST_COSINE
+from .unit import lengths_allowed as lengths_allowed
 from .versions import FEATURES as FEATURES
 from .versions import supports as supports

@@ -18,8 +18,8 @@ from qdrant_client import models
 from m3qdrant.collection import calls
 from m3qdrant.collection.calls import Steps
 from m3qdrant.collection.layout import ModelId
-from m3qdrant.collection.provenance import Provenance, digest
-from m3qdrant.names import DENSE, LONG_DOCUMENTS, METADATA, OURS, TEXT
+from m3qdrant.collection.provenance import LONGEST, Provenance
+from m3qdrant.names import DENSE, METADATA, OURS, TEXT
 
 __all__ = ["Sample", "adopt", "sample"]
 
@@ -27,7 +27,6 @@ _DOCUMENTS = 8
 _LOOKED_AT = 256
 _CHARACTERS = 200
 """Documents of about this length are encoded again: long enough to say something, and quick."""
-_LONGEST = 8_192  # tokens: no ingest could ask for more
 _ALIKE, _ALIKE_IN_BFLOAT16 = 0.9999, 0.998
 """The least cosine of two vectors of one text by one model. float16's roundings stay far above; a
 body that differs by less is not told from another."""
@@ -109,13 +108,13 @@ _Chosen = tuple[models.ExtendedPointId, str, int]
 
 def _certain(records: Sequence[models.Record], model: ModelId) -> Iterator[_Chosen]:
     """Documents whose text is what was encoded: its digest tells the length it was cut to too."""
-    length = _LONGEST
+    length = LONGEST
     for record in sorted(records, key=lambda each: abs(len(_text(each)) - _CHARACTERS)):
         made = Provenance.read(record.payload)
         text = _text(record)
         if not text.strip() or made is None or made.model != model.fingerprint:
             continue
-        found = _length(made, text, length)
+        found = made.cut_to(text, (length, LONGEST))
         if found is not None:
             length = found
             yield record.id, text, found
@@ -125,14 +124,7 @@ def _likely(records: Sequence[models.Record]) -> Iterator[_Chosen]:
     """Documents that don't say what was encoded: all of their text, as far as anyone knows."""
     for record in records:
         if (text := _text(record)).strip():
-            yield record.id, text, _LONGEST
-
-
-def _length(made: Provenance, text: str, first: int) -> int | None:
-    """The tokens that a text was cut to, from the digest of both; None for another text."""
-    lengths = (first, _LONGEST, *range(2, _LONGEST))
-    options = ((length, f"{length} {choice}") for length in lengths for choice in LONG_DOCUMENTS)
-    return next((length for length, each in options if digest(each, text) == made.text), None)
+            yield record.id, text, LONGEST
 
 
 def _text(record: models.Record) -> str:

@@ -13,18 +13,24 @@ point holds.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from m3qdrant.collection.documents import Document
-from m3qdrant.names import OURS, TEXT
+from m3qdrant.names import LONG_DOCUMENTS, OURS, TEXT, LongDocuments
 
-__all__ = ["Provenance", "digest"]
+__all__ = ["LONGEST", "Provenance", "digest", "vector_options"]
+
+LONGEST = 8192
+"""Tokens that a text is cut to: no ingest can ask for more."""
 
 _DIGEST_BYTES = 16
+_MOST_DIGITS = 15
+"""Of a number that comes back from every engine as it went in; more may be off in the last one."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,8 @@ class Provenance:
             model: the encoder's fingerprint.
             options: whatever else shapes the vectors, as text.
         """
-        payload = json.dumps(
-            document.payload, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-        )
-        return cls(document.id, digest(options, document.text), _digest(payload), model)
+        text = digest(options, document.text)
+        return cls(document.id, text, _payload_digest(document.payload), model)
 
     @classmethod
     def read(cls, payload: Mapping[str, Any] | None) -> Provenance | None:
@@ -78,14 +82,57 @@ class Provenance:
             return False
         return other.model in (self.model, former)
 
+    def cut_to(self, text: str, likely: Iterable[int], *, others: bool = True) -> int | None:
+        """The tokens that a text was cut to, from the digest of both; None for another text.
+
+        Args:
+            text: what a point holds.
+            likely: lengths to try first.
+            others: try all others up to `LONGEST` too.
+        """
+        for length in itertools.chain(likely, range(2, LONGEST + 1) if others else ()):
+            if any(
+                digest(vector_options(length, how), text) == self.text for how in LONG_DOCUMENTS
+            ):
+                return length
+        return None
+
+    def is_payload(self, stored: Mapping[str, Any]) -> bool | None:
+        """Whether a point's payload is the document's; None where numbers don't allow to say.
+
+        Args:
+            stored: the whole payload of the point.
+        """
+        payload = {key: value for key, value in stored.items() if key not in (TEXT, OURS)}
+        if _payload_digest(payload) == self.payload:
+            return True
+        return None if _has_long_floats(payload) else False
+
     def payload_of(self, document: Document) -> dict[str, Any]:
         """The whole payload of the document's point."""
         return {**document.payload, TEXT: document.text, OURS: vars(self).copy()}
 
 
+def vector_options(max_length: int, long_documents: LongDocuments) -> str:
+    """The options that shape a text's vectors, as its digest holds them."""
+    return f"{max_length} {long_documents}"
+
+
 def digest(options: str, text: str) -> str:
     """Of a text and the options that shape its vectors."""
     return _digest(f"{options}\0{text}")
+
+
+def _payload_digest(payload: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(payload, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
+
+
+def _has_long_floats(value: Any) -> bool:
+    if isinstance(value, float):
+        return float(f"{value:.{_MOST_DIGITS}g}") != value
+    if isinstance(value, Mapping):
+        return any(map(_has_long_floats, value.values()))
+    return isinstance(value, list) and any(map(_has_long_floats, value))
 
 
 def _digest(text: str) -> str:

@@ -30,6 +30,7 @@ from m3qdrant.collection.requests import (
     list_request,
 )
 from m3qdrant.collection.search import Search
+from m3qdrant.collection.unit import MOST_COSINE
 from m3qdrant.encode import M3Embeddings
 from m3qdrant.errors import RankingEndsWarning, StoreDamagedError
 from m3qdrant.jsonpath import first_key, groups_at
@@ -40,8 +41,6 @@ __all__ = ["search"]
 _GROWTH = 4
 _MOST_TIED = 10_000
 """Where a list ends among more points of one score than this, the engine's order stands."""
-_MOST_COSINE = 1.05
-"""Unit vectors' dot products stay below, also of vectors in float16 or turbo4."""
 
 T = TypeVar("T")
 Group: TypeAlias = "str | int | None"
@@ -140,7 +139,7 @@ class _Searching:
         ]
         found = yield from self._best(waiting, request, wanted)
         for (one, vector), (ranking, more) in zip(waiting, found, strict=True):
-            self._check({vector: dict(ranking)})
+            yield from self._check({vector: dict(ranking)})
             one.lists[vector] = ranking
             one.cut = one.cut or more
 
@@ -156,7 +155,7 @@ class _Searching:
         for one, (ranking, more) in zip(waiting, found, strict=True):
             one.lists[DENSE] += ranking
             one.cut = more
-            self._check({DENSE: dict(ranking)})
+            yield from self._check({DENSE: dict(ranking)})
 
     def _best(
         self,
@@ -206,7 +205,7 @@ class _Searching:
         found = []
         for one, each in zip(self._asked, wanted, strict=True):
             scores = component_scores(one.query, [(v, next(rest).points) for v, _ in each])
-            self._check(scores)
+            yield from self._check(scores)
             found.append(scores)
         return found
 
@@ -401,19 +400,21 @@ class _Searching:
         runs = itertools.groupby(hits, key=lambda hit: hit.score)
         return [hit for _, run in runs for hit in sorted(run, key=lambda hit: hit.id)]
 
-    def _check(self, scores: Scores) -> None:
+    def _check(self, scores: Scores) -> Steps[None]:
         """Refuse to give out what no vectors of this model can score."""
         if self._layout.model is None:  # vectors of the caller's own, of whatever length
             return
         for vector, each in scores.items():
             for id, score in each.items():
-                if math.isfinite(score) and (vector == SPARSE or abs(score) <= _MOST_COSINE):
+                if math.isfinite(score) and (vector == SPARSE or abs(score) <= MOST_COSINE):
                     continue
+                records = yield from calls.retrieve(self._name, [id], with_payload=[OURS])
+                whose = document_id(records[0]) if records else id
                 raise StoreDamagedError(
-                    f"the collection {self._name!r}: point {id} has a {vector} score of {score}, "
-                    "which no vectors of the model can have: what is stored of it is damaged; "
-                    "`m3qdrant doctor` says what else is, and ingesting the document again "
-                    "replaces it"
+                    f"the collection {self._name!r}: document {whose!r} has a {vector} score of "
+                    f"{score}, which no vectors of the model can have: what is stored of it is "
+                    "damaged; `m3qdrant doctor` says what else is, and ingesting the document "
+                    "again replaces it"
                 )
 
 

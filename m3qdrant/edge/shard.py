@@ -66,6 +66,7 @@ class Shard:
         self._panic: BaseException | None = None
         self._log_continues = self._log_lost = False  # known after the first write
         self._number = 0
+        self._before: closed.Record | None = None  # what its files were like at the last closing
         self._engine: edge.EdgeShard | None = None  # the first to go when this is dropped
         self._copy = Copy(directory) if read_only else None
         self._hold = self._copy or DirectoryLock(directory)
@@ -76,7 +77,7 @@ class Shard:
                 self._engine = _open_copy(self._copy, directory, self.config)
             else:
                 leftovers.sweep(directory)
-                self._engine = _open(directory, self.config)
+                self._engine, self._before = _open(directory, self.config)
             self.config = self._finish_change(files)
             self.layout = layout_of(self.config)
         except BaseException:
@@ -193,7 +194,7 @@ class Shard:
         with self.use(operation) as engine:
             engine.flush()
             self._need_a_second_copy(operation)
-            yield closed.survey(self.directory, *_content(engine))
+            yield closed.survey(self.directory, *_content(engine), self._before)
 
     def _need_a_second_copy(self, operation: str) -> None:
         size = sum(space.bytes_on_disk(self.directory).values())
@@ -306,7 +307,7 @@ class Shard:
             try:
                 with engine_errors("close", self.directory.name):
                     if self._panic is None and self._copy is None:
-                        _close_in_order(engine, self.directory)
+                        _close_in_order(engine, self.directory, self._before)
                     else:
                         engine.close()
             finally:
@@ -352,10 +353,14 @@ def check_shard(directory: Path) -> None:
     Raises:
         StoreDamagedError: it isn't whole.
     """
-    _close_in_order(_open(directory, configuration.read(directory)), directory)
+    engine, before = _open(directory, configuration.read(directory))
+    _close_in_order(engine, directory, before)
 
 
-def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
+def _open(
+    directory: Path, config: models.CreateCollection
+) -> tuple[edge.EdgeShard, closed.Record | None]:
+    """The engine, and what the files were like at the last closing."""
     record = closed.read(directory)
     if record is None:
         # the engine replays its log, which fills holes in its files
@@ -365,7 +370,7 @@ def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
             # before anybody sees it: replaying several operations over what an interrupted flush
             # left of the last one has lost payloads that were there after the crash before
             engine.flush()
-        return engine
+        return engine, None
     closed.check(directory, record)
     closed.remove(directory)
     try:
@@ -379,9 +384,10 @@ def _open(directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
     except BaseException:
         # the next opening shall not find it in order; a file or two may have been written anew
         with contextlib.suppress(OSError):
-            closed.write(directory, closed.survey(directory, record.points, record.indexes))
+            found = closed.survey(directory, record.points, record.indexes, record)
+            closed.write(directory, found)
         raise
-    return engine
+    return engine, record
 
 
 def _open_copy(copy: Copy, directory: Path, config: models.CreateCollection) -> edge.EdgeShard:
@@ -399,13 +405,13 @@ def _open_copy(copy: Copy, directory: Path, config: models.CreateCollection) -> 
     return engine
 
 
-def _close_in_order(engine: edge.EdgeShard, directory: Path) -> None:
+def _close_in_order(engine: edge.EdgeShard, directory: Path, before: closed.Record | None) -> None:
     try:
         content = _content(engine)
     finally:
         engine.close()
     with contextlib.suppress(OSError):  # without the record the next opening just compares less
-        closed.write(directory, closed.survey(directory, *content))
+        closed.write(directory, closed.survey(directory, *content, before))
 
 
 def _content(engine: edge.EdgeShard) -> tuple[int, list[str]]:

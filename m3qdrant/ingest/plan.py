@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qdrant_client import models
 
-from m3qdrant.collection import Document, Provenance, Steps, calls
+from m3qdrant.collection import Document, Provenance, Steps, calls, vector_options
 from m3qdrant.errors import InputError
 from m3qdrant.ingest.chunks import Chunk
 from m3qdrant.ingest.report import IngestReport
@@ -50,7 +50,8 @@ class Recipe:
 
     def provenance(self, document: Document) -> Provenance:
         """What the document's point will say of its making."""
-        return Provenance.of(document, self.model, f"{self.max_length} {self.long_documents}")
+        made_with = vector_options(self.max_length, self.long_documents)
+        return Provenance.of(document, self.model, made_with)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Stored points read one by one for what no ingest can have written: bytes damaged on the disk.
 
 The model's dense and ColBERT vectors have length 1, its lexical weights are finite and never
-negative, and a document's id leads to its point's id. An engine serves what it finds in its files,
-so this is where an overwritten page shows. Vectors that were brought along may have any length; of
-them only what is not finite is told. A vector that was overwritten by another of length 1, and
-indexes beside the vectors, can't be seen from here.
+negative, and a document's id leads to its point's id. Its text and its payload have the digests
+that the point keeps of them, unless somebody changed them, as an application may. An engine serves
+what it finds in its files, so this is where an overwritten page shows. Vectors that were brought
+along may have any length; of them only what is not finite is told. A vector that was overwritten
+by another of length 1, and indexes beside the vectors, can't be seen from here: the checksums of
+the files show those (`edge.verify_files`).
 """
 
 from __future__ import annotations
@@ -17,20 +19,42 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from m3qdrant.collection import Layout, Provenance, Steps, calls, point_id
+from m3qdrant.collection import (
+    LONGEST,
+    Layout,
+    Provenance,
+    Steps,
+    calls,
+    lengths_allowed,
+    point_id,
+)
 from m3qdrant.errors import EngineError, StoreDamagedError
 from m3qdrant.names import COLBERT, DENSE, SPARSE, TEXT, VECTORS
+from m3qdrant.progress import Advance
 
-__all__ = ["Damage", "faults", "lengths_allowed", "look"]
+__all__ = ["Damage", "Named", "faults", "look"]
 
 _SHOWN = 20
 _FIRST_PAGE = 8
 _LARGEST_PAGE = 256
 _PAGE_VECTORS = 4096
 """About how many ColBERT vectors are held at a time; a page is one point at least."""
-_OFF, _OFF_TURBO4 = 0.01, 0.4
-"""How far from 1 a stored vector's length may be. Measured over 4 to 128 dimensions: 0.0004 in
-float16, nothing in turbo8 and turbo16, and 0.31 in turbo4."""
+_SEARCHES = 50
+"""Texts for whose digest all lengths are tried that they may have been cut to: 30 ms each."""
+
+
+@dataclass
+class Named:
+    """Some documents: how many, and the first of them, each with a word on it."""
+
+    count: int = 0
+    shown: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, id: str, word: str = "") -> None:
+        """One more."""
+        self.count += 1
+        if len(self.shown) < _SHOWN:
+            self.shown.append((id, word))
 
 
 @dataclass
@@ -39,30 +63,44 @@ class Damage:
 
     Attributes:
         read: how many points were read.
-        damaged: how many of them can't be what was written.
-        shown: the first of those: a document's id and what is wrong with it.
+        damaged: those that can't be what was written.
+        texts: those with another text than their vectors were made of.
+        payloads: those with another payload than was ingested.
     """
 
     read: int = 0
-    damaged: int = 0
-    shown: list[tuple[str, str]] = field(default_factory=list)
-
-    def note(self, id: str, wrong: str) -> None:
-        """One more that is damaged."""
-        self.damaged += 1
-        if len(self.shown) < _SHOWN:
-            self.shown.append((id, wrong))
+    damaged: Named = field(default_factory=Named)
+    texts: Named = field(default_factory=Named)
+    payloads: Named = field(default_factory=Named)
 
 
-def look(name: str, layout: Layout, most: int | None) -> Steps[Damage]:
+class _Digests:
+    """Whether points hold what the digests beside it say."""
+
+    def __init__(self) -> None:
+        self._lengths = {LONGEST: None}  # that texts were found to be cut to, the last one first
+        self._searches = _SEARCHES
+
+    def same_text(self, made: Provenance, text: str) -> bool:
+        """Whether it is the one that the vectors were made of, whatever it was cut to."""
+        found = made.cut_to(text, self._lengths, others=self._searches > 0)
+        if found not in self._lengths:
+            self._searches -= 1
+        if found is not None:
+            self._lengths = {found: None, **self._lengths}
+        return found is not None
+
+
+def look(name: str, layout: Layout, most: int | None, advance: Advance) -> Steps[Damage]:
     """Read a collection in pages of bounded size.
 
     Args:
         name: the collection's.
         layout: the collection's.
         most: how many points to read, the first by their ids, which are hashes; None reads all.
+        advance: is told how many were read.
     """
-    found = Damage()
+    found, digests = Damage(), _Digests()
     allowed = lengths_allowed(layout)
     offset: models.ExtendedPointId | None = None
     page = _FIRST_PAGE
@@ -79,32 +117,27 @@ def look(name: str, layout: Layout, most: int | None) -> Steps[Damage]:
                 page = 1
                 continue
             records, following = yield from calls.scroll(name, limit=1, offset=offset)
-            found.note(f"point {records[0].id}", "it can't be read")
+            found.damaged.add(f"point {records[0].id}", "it can't be read")
             records = []
             found.read += 1
         for record in records:
-            wrong = "; ".join(faults(record, allowed))
-            if wrong:
-                made = Provenance.read(record.payload)
-                found.note(made.id if made else f"point {record.id}", wrong)
+            made = Provenance.read(record.payload)
+            id = made.id if made else f"point {record.id}"
+            if wrong := "; ".join(faults(record, allowed)):
+                found.damaged.add(id, wrong)
+            elif made is not None and record.payload is not None:
+                if not digests.same_text(made, record.payload[TEXT]):
+                    found.texts.add(id)
+                if made.is_payload(record.payload) is False:
+                    found.payloads.add(id)
         found.read += len(records)
+        advance(found.read)
         offset = following
         if offset is None:
             break
         longest = max((_tokens(record) for record in records), default=1)
         page = max(1, min(_LARGEST_PAGE, _PAGE_VECTORS // max(1, longest)))
     return found
-
-
-def lengths_allowed(layout: Layout) -> dict[str, float]:
-    """By vector how far from 1 its length may be; empty where vectors are of any length."""
-    if layout.model is None:
-        return {}
-    schema = layout.schema
-    datatypes = {DENSE: schema.dense_datatype, COLBERT: schema.colbert_datatype}
-    return {
-        name: _OFF_TURBO4 if datatype == "turbo4" else _OFF for name, datatype in datatypes.items()
-    }
 
 
 def faults(record: models.Record, allowed: Mapping[str, float]) -> Iterator[str]:

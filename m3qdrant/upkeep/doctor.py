@@ -1,8 +1,8 @@
 """Looks at a location for what is wrong, or soon will be. It reads, and writes nothing.
 
-`facts` is an operation (see `collection/calls.py`) that collects what Qdrant says of one
-collection, for the rules of findings.py to judge. `examine` opens the location, asks for each
-collection, and looks at what lies around them: versions, locks, files, space.
+`examine` opens the location, reads its files, asks for each collection, and looks at what lies
+around them: versions, locks, space. `facts` is an operation (see `collection/calls.py`) that
+collects what Qdrant says of one collection, for the rules of findings.py to judge.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import asyncio
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from qdrant_client import models
@@ -22,6 +24,7 @@ from qdrant_client.client_base import QdrantBase
 from rich.filesize import decimal
 
 from m3qdrant.collection import FEATURES, Capabilities, Layout, Steps, calls, supports
+from m3qdrant.edge import collection_names, verify_files
 from m3qdrant.errors import (
     CollectionNotFoundError,
     EngineError,
@@ -30,6 +33,7 @@ from m3qdrant.errors import (
     StoreLockedError,
     UnsupportedError,
 )
+from m3qdrant.progress import Advance, progress_bar
 from m3qdrant.upkeep.damage import look
 from m3qdrant.upkeep.findings import Facts, Finding, judge
 from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
@@ -41,6 +45,7 @@ _SAMPLE = 200
 _LONG_SAMPLE = 16
 """Points whose multivectors are looked at: up to a megabyte each over gRPC, five over REST."""
 
+_MB = 1_000_000
 _LARGE_LEFTOVER = 100_000_000  # bytes
 _LITTLE_SPACE = 200_000_000
 
@@ -50,6 +55,7 @@ def examine(
     collection: str | None = None,
     *,
     quick: bool = False,
+    progress: bool = False,
 ) -> list[Finding]:
     """Look at a location and its collections.
 
@@ -58,7 +64,8 @@ def examine(
     Args:
         location: a directory, a server's URL, or a client.
         collection: one collection's name; None looks at all of them.
-        quick: read a sample of each collection's points instead of all.
+        quick: read a sample of each collection's points instead of all, and no files.
+        progress: show progress bars on stderr.
 
     Raises:
         InputError: it is no location, or an in-memory one.
@@ -67,8 +74,9 @@ def examine(
     findings = [*_versions()]
     try:
         with side(location, None, None, read_only=True) as place:
-            findings += _directory_of(place)
-            return findings + drive(_examination(place, collection, quick))
+            look = _Look(place, collection, quick, progress)
+            findings += look.directory()
+            return findings + drive(look.steps())
     except InputError:
         raise
     except M3QdrantError as error:
@@ -80,14 +88,16 @@ async def aexamine(
     collection: str | None = None,
     *,
     quick: bool = False,
+    progress: bool = False,
 ) -> list[Finding]:
     """`examine` for asyncio."""
     _refuse_memory(location)
     findings = [*_versions()]
     try:
         async with aside(location, None, None, read_only=True) as place:
-            findings += await asyncio.to_thread(_directory_of, place)
-            return findings + await adrive(_examination(place, collection, quick))
+            look = _Look(place, collection, quick, progress)
+            findings += await asyncio.to_thread(look.directory)
+            return findings + await adrive(look.steps())
     except InputError:
         raise
     except M3QdrantError as error:
@@ -116,11 +126,6 @@ def _versions() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             found.append(f"{name} (not installed as a package)")
     yield Finding("ok", ", ".join(found))
-
-
-def _directory_of(place: Side) -> list[Finding]:
-    """What is found in the directory of an engine that has one."""
-    return [*_directory(place.directory)] if place.directory is not None else []
 
 
 def _directory(root: Path) -> Iterator[Finding]:
@@ -201,44 +206,108 @@ def size_on_disk(path: Path) -> int:
 
 # -- what is asked
 
-
-def _examination(place: Side, wanted: str | None, quick: bool) -> Directed[list[Finding]]:
-    """All that the location's client is asked."""
-    found: list[Finding] = []
-    if place.capabilities.remote:
-        found += _key(place.location, os.environ)
-        version = yield from place.ask(calls.info())
-        found += server_version(version.version)
-    try:
-        answer = yield from place.ask(calls.get_collections())
-    except M3QdrantError as error:
-        return [*found, _failure(error, wanted)]
-    names = sorted(each.name for each in answer.collections)
-    if wanted is not None and wanted not in names:
-        there = f"those there are {', '.join(names)}" if names else "there are none"
-        missing = CollectionNotFoundError(f"no collection {wanted!r}; {there}")
-        return [*found, _failure(missing, wanted)]
-    if not names:
-        found.append(Finding("note", "there are no collections", "make one with m3qdrant ingest"))
-    for name in names if wanted is None else [wanted]:
-        found += yield from _collection(place, name, quick)
-    return found
+Bar: TypeAlias = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Makes a progress bar, from what is done, how much of it there is, and of what."""
 
 
-def _collection(place: Side, name: str, quick: bool) -> Directed[list[Finding]]:
-    try:
-        return judge((yield from place.ask(facts(name, place.capabilities, quick))))
-    except StoreLockedError as error:
-        remedy = "look again when it is closed there; nothing of it could be looked at"
-        return [Finding("warning", str(error), remedy, name)]
-    except UnsupportedError as error:
-        remedy = "to look at it all the same, open the client yourself: examine(client)"
-        return [Finding("warning", str(error), remedy, name)]
-    except M3QdrantError as error:
-        return [_failure(error, name)]
+def _no_bar(label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+    return progress_bar(label, total, False, unit)
 
 
-def facts(name: str, capabilities: Capabilities, quick: bool = False) -> Steps[Facts]:
+class _Look:
+    """One look: at a location's files, and at its collections."""
+
+    def __init__(self, place: Side, wanted: str | None, quick: bool, progress: bool) -> None:
+        self._place = place
+        self._wanted = wanted
+        self._quick = quick
+        self._progress = progress
+
+    def directory(self) -> list[Finding]:
+        """What is found in the directory of an engine that has one."""
+        root = self._place.directory
+        if root is None:
+            return []
+        found = [*_directory(root)]
+        if self._quick or not root.is_dir():
+            return found
+        for name in collection_names(root):
+            if self._wanted in (None, name):
+                found += self._files(root / name)
+        return found
+
+    def _files(self, directory: Path) -> Iterator[Finding]:
+        total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) // _MB
+        try:
+            with self._bar(f"reading the files of {directory.name}", total, "MB") as advance:
+                verified = verify_files(directory, lambda done: advance(done // _MB))
+        except M3QdrantError:  # open, or damaged: opening it says so
+            return
+        if verified is None:
+            yield Finding(
+                "note",
+                "it was not closed in good order, so nobody knows what its files should hold",
+                "none needed: the next program that opens and closes it leaves a record",
+                directory.name,
+            )
+        elif verified.wrong:
+            yield Finding(
+                "error",
+                f"{len(verified.wrong)} of its files were damaged, or changed, since it was "
+                f"closed: {', '.join(verified.wrong)}",
+                "restore it from a snapshot or a copy; or delete the collection, or what of its "
+                "documents is damaged, and ingest again",
+                directory.name,
+            )
+        else:
+            what = f"its files, {decimal(verified.size)}, hold what they held when it was closed"
+            yield Finding("ok", what, None, directory.name)
+
+    def _bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        return progress_bar(label, total, self._progress, unit)
+
+    def steps(self) -> Directed[list[Finding]]:
+        """All that the location's client is asked."""
+        place, wanted = self._place, self._wanted
+        found: list[Finding] = []
+        if place.capabilities.remote:
+            found += _key(place.location, os.environ)
+            version = yield from place.ask(calls.info())
+            found += server_version(version.version)
+        try:
+            answer = yield from place.ask(calls.get_collections())
+        except M3QdrantError as error:
+            return [*found, _failure(error, wanted)]
+        names = sorted(each.name for each in answer.collections)
+        if wanted is not None and wanted not in names:
+            there = f"those there are {', '.join(names)}" if names else "there are none"
+            missing = CollectionNotFoundError(f"no collection {wanted!r}; {there}")
+            return [*found, _failure(missing, wanted)]
+        if not names:
+            found.append(
+                Finding("note", "there are no collections", "make one with m3qdrant ingest")
+            )
+        for name in names if wanted is None else [wanted]:
+            found += yield from self._collection(name)
+        return found
+
+    def _collection(self, name: str) -> Directed[list[Finding]]:
+        try:
+            asked = facts(name, self._place.capabilities, self._quick, self._bar)
+            return judge((yield from self._place.ask(asked)))
+        except StoreLockedError as error:
+            remedy = "look again when it is closed there; nothing of it could be looked at"
+            return [Finding("warning", str(error), remedy, name)]
+        except UnsupportedError as error:
+            remedy = "to look at it all the same, open the client yourself: examine(client)"
+            return [Finding("warning", str(error), remedy, name)]
+        except M3QdrantError as error:
+            return [_failure(error, name)]
+
+
+def facts(
+    name: str, capabilities: Capabilities, quick: bool = False, bar: Bar = _no_bar
+) -> Steps[Facts]:
     """What Qdrant says of a collection, in a few calls; and its points, all or a sample, read."""
     info = yield from calls.get_collection(name)
     points = (yield from calls.count(name)).count
@@ -257,7 +326,10 @@ def facts(name: str, capabilities: Capabilities, quick: bool = False) -> Steps[F
                 raise
     damage = None
     if isinstance(found.layout, Layout) and not unseen:
-        damage = yield from look(name, found.layout, _SAMPLE if quick else None)
+        most = _SAMPLE if quick else None
+        total = points if most is None else min(points, most)
+        with bar(f"reading the points of {name}", total, "points") as advance:
+            damage = yield from look(name, found.layout, most, advance)
     unindexed, nodes = 0, None
     if capabilities.optimizes:
         unindexed = yield from calls.unindexed(name)

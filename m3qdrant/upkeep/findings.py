@@ -15,7 +15,7 @@ from qdrant_client import models
 from m3qdrant.collection import OPTIMIZE_POINTS, Capabilities, Layout, Provenance
 from m3qdrant.limits import most_tokens
 from m3qdrant.names import MIGRATION, OURS, TEXT
-from m3qdrant.upkeep.damage import Damage
+from m3qdrant.upkeep.damage import Damage, Named
 
 __all__ = ["Facts", "Finding", "Severity", "field_kinds", "judge"]
 
@@ -395,17 +395,37 @@ def _migration(facts: Facts) -> Iterator[Finding]:
 def _damage(facts: Facts) -> Iterator[Finding]:
     """Points that hold what no ingest can have written."""
     damage = facts.damage
-    if damage is None or not damage.damaged:
+    if damage is None:
         return
-    shown = "; ".join(f"{id!r}: {wrong}" for id, wrong in damage.shown)
-    rest = damage.damaged - len(damage.shown)
-    yield Finding(
-        "error",
-        f"{damage.damaged:,} of {damage.read:,} points that were read are damaged: {shown}"
-        + (f"; and {rest:,} more" if rest else ""),
-        "restore the collection from a snapshot, or delete these documents and ingest them again; "
-        "look at the disk",
-    )
+    if damage.damaged.count:
+        yield Finding(
+            "error",
+            f"{damage.damaged.count:,} of {damage.read:,} points that were read are damaged: "
+            f"{_shown(damage.damaged)}",
+            "restore the collection from a snapshot, or delete these documents and ingest them "
+            "again; look at the disk",
+        )
+    if damage.texts.count:
+        yield Finding(
+            "warning",
+            f"{damage.texts.count:,} of {damage.read:,} points that were read have another text "
+            f"than their vectors were made of: {_shown(damage.texts)}",
+            "ingest these documents again; if no program of yours changed their texts, look at "
+            "the disk",
+        )
+    if damage.payloads.count:
+        yield Finding(
+            "note",
+            f"{damage.payloads.count:,} of {damage.read:,} points that were read have another "
+            f"payload than was ingested: {_shown(damage.payloads)}",
+            "none needed where a program of yours changed it; if none did, look at the disk",
+        )
+
+
+def _shown(named: Named) -> str:
+    rest = named.count - len(named.shown)
+    shown = "; ".join(f"{id!r}: {word}" if word else repr(id) for id, word in named.shown)
+    return shown + (f"; and {rest:,} more" if rest else "")
 
 
 _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (

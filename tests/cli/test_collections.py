@@ -44,6 +44,18 @@ def test_doctor(shop: Path) -> None:
     assert any("no collection 'nope'" in finding["what"] for finding in json.loads(broken.stdout))
 
 
+def test_a_quick_doctor_reads_a_sample(shop: Path) -> None:
+    whole, quick = (
+        json.loads(ok("doctor", "--location", shop, *quick, "--json"))
+        for quick in ([], ["--quick"])
+    )
+    files = [finding for finding in whole if "hold what they held" in finding["what"]]
+    assert [finding["collection"] for finding in files] == ["documents"]
+    assert [finding for finding in whole if finding not in files] == [
+        finding for finding in quick if finding["severity"] != "disk"
+    ]
+
+
 def test_optimize_says_what_it_changed(shop: Path) -> None:
     output = ok("optimize", "--location", shop)
     for word in ("unindexed", "segments", "bytes", "before", "after"):

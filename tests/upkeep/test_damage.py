@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,27 @@ def storage(place: Path, vector: str, part: str = "vectors") -> list[Path]:
 
 def overwrite(path: Path, rng: random.Random, size: int) -> None:
     """Random bytes in place, at the front, where the numbers are."""
+    silently(path, rng.randbytes(min(size, os.path.getsize(path))))
+
+
+def silently(path: Path, content: bytes, at: int = 0) -> None:
+    """As a failing disk does it, without a trace in the file's time."""
+    times = path.stat()
     with open(path, "r+b") as file:
-        file.write(rng.randbytes(min(size, os.path.getsize(path))))
+        file.seek(at)
+        file.write(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def points_and_files(findings: list[Finding], *, quick: bool = False) -> Finding:
+    """The error about points; beside it there is one about files, unless it was a quick look."""
+    found = errors(findings)
+    assert len(found) == 2 - quick
+    if not quick:
+        assert re.match(r"\d+ of its files were damaged", found[0].what)
+        assert "shard/segments/" in found[0].what
+    assert [finding.collection for finding in found] == ["docs"] * len(found)
+    return found[-1]
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -66,7 +86,7 @@ def test_overwritten_vectors_are_found_and_named(place: Path, vector: str) -> No
     for path in storage(place, vector):
         overwrite(path, rng, 200_000)
     for quick in (False, True):
-        (found,) = errors(examine(place, quick=quick))
+        found = points_and_files(examine(place, quick=quick), quick=quick)
         assert f"of {N} points that were read are damaged" in found.what
         assert f"{vector}: " in found.what
         assert "'d" in found.what
@@ -78,16 +98,15 @@ def test_overwritten_vectors_are_found_and_named(place: Path, vector: str) -> No
 def test_points_that_cannot_be_read_are_found_one_by_one(place: Path) -> None:
     for path in storage(place, "colbert", "offsets"):
         overwrite(path, random.Random(5), 200)
-    (found,) = errors(examine(place))
+    found = points_and_files(examine(place))
     assert f"of {N} points that were read are damaged" in found.what
     assert "it can't be read" in found.what
 
 
 def test_zeroed_vectors_are_found(place: Path) -> None:
     for path in storage(place, "dense"):
-        with open(path, "r+b") as file:
-            file.write(bytes(4096))
-    (found,) = errors(examine(place))
+        silently(path, bytes(4096))
+    found = points_and_files(examine(place))
     assert "dense: 1 of 1 vectors are not of length 1" in found.what
 
 
@@ -100,13 +119,83 @@ def test_a_search_gives_out_no_impossible_score(
         store.add(ROWS)
     for vector in ("dense", "colbert"):
         for path in storage(tmp_path, vector):
-            with open(path, "r+b") as file:  # numbers of 96.0 in float32, of 3.6 in float16
-                file.write(np.full(50_000, 96.375, dtype=np.float32).tobytes()[:200_000])
+            # numbers of 96.0 in float32, of 3.6 in float16
+            silently(path, np.full(50_000, 96.375, dtype=np.float32).tobytes()[:200_000])
     with (
         M3Store(tmp_path, "docs", encoder) as store,
-        pytest.raises(StoreDamagedError, match="m3qdrant doctor"),
+        pytest.raises(StoreDamagedError, match=r"document 'd\d+' has .*m3qdrant doctor"),
     ):
         store.search("compress a file", mode, components=components)  # type: ignore[arg-type]
+
+
+def test_a_write_into_the_files_is_refused_and_what_it_hit_is_named(
+    place: Path, encoder: M3Encoder
+) -> None:
+    (path, *_) = storage(place, "dense")
+    with open(path, "r+b") as file:
+        file.write(np.full(2, 1.5, dtype=np.float32).tobytes())
+    with pytest.raises(StoreDamagedError, match="doctor"), M3Store(place, "docs", encoder):
+        pass
+    found = points_and_files(examine(place))
+    assert f"1 of {N} points that were read are damaged: 'd" in found.what
+    # the way out that the messages name
+    damaged = re.search(r"'(d\d+)'", found.what)
+    assert damaged
+    (place / "docs" / "closed.json").unlink()
+    with M3Store(place, "docs", encoder) as store:
+        assert store.delete(damaged[1]) == 1
+        assert store.add(ROWS).added == 1
+    assert errors(examine(place)) == []
+
+
+def test_files_that_hold_no_vectors_are_read_too(tmp_path: Path, encoder: M3Encoder) -> None:
+    """Of one byte in any large file the doctor says in which; and that all is well, if it is."""
+    with M3Store(tmp_path, "docs", encoder) as store:
+        store.add({"id": f"d{i}", "text": f"{i} " + "some words " * 30} for i in range(300))
+    record = json.loads((tmp_path / "docs" / "closed.json").read_text())
+    large = sorted(record["contents"])
+    assert any("payload_storage" in path for path in large)
+    ok = [f for f in examine(tmp_path) if f.severity == "ok" and f.collection == "docs"]
+    assert any("hold what they held when it was closed" in finding.what for finding in ok)
+    for path in large:
+        file = tmp_path / "docs" / path
+        at, old = next((i, b) for i, b in enumerate(file.read_bytes()) if b)
+        silently(file, bytes([old ^ 1]), at)
+        wrong = [f.what for f in errors(examine(tmp_path)) if "of its files" in f.what]
+        silently(file, bytes([old]), at)
+        assert len(wrong) == 1, path
+        assert wrong[0].startswith("1 of its files")
+        assert path in wrong[0]
+    assert errors(examine(tmp_path)) == []
+    (tmp_path / "docs" / "closed.json").unlink()  # as after a crash
+    notes = [f.what for f in examine(tmp_path) if f.severity == "note"]
+    assert any("not closed in good order" in note for note in notes)
+
+
+def test_texts_and_payloads_that_were_changed_are_told(tmp_path: Path, encoder: M3Encoder) -> None:
+    rows = [{**row, "part": 0.1 + row["n"] / 8} for row in ROWS]  # type: ignore[operator]
+    with M3Store(tmp_path, "docs", encoder, M3Schema(payload_indexes=INDEXED)) as store:
+        store.add(rows, max_length=64, long_documents="truncate")
+        assert not [f for f in examine(store.client) if "than" in f.what]
+        change = store.client.set_payload
+        change("docs", {"text": "file number 7 of an archive, compressed!"}, [point_id("d7")])
+        change("docs", {"n": -1}, [point_id("d8"), point_id("d9")])
+        change("docs", {"seen": True}, [point_id("d10")])
+        found = {f.severity: f for f in examine(store.client) if "another" in f.what}
+    assert set(found) == {"warning", "note"}
+    assert found["warning"].what.startswith(f"1 of {N} points that were read have another text")
+    assert found["warning"].what.endswith(": 'd7'")
+    assert found["note"].what.startswith(f"3 of {N} points that were read have another payload")
+    assert all(f"'d{i}'" in found["note"].what for i in (8, 9, 10))
+
+
+def test_progress_is_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examine(place, progress=True)
+    shown = capsys.readouterr().err
+    assert "reading the files of docs" in shown
+    assert "reading the points of docs" in shown
+    examine(place)
+    assert capsys.readouterr().err == ""
 
 
 def test_faults_of_a_point() -> None:

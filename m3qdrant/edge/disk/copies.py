@@ -59,7 +59,7 @@ class Copy:
         with nobody_has(source, source / SHARD / "wal"):
             self.record = closed.read(source)
             if self.record is not None:
-                closed.check(source, self.record)
+                closed.check(source, self.record, large=False)
             try:
                 sizes = space.bytes_on_disk(source)
                 left_out = _left_out(source, sizes)

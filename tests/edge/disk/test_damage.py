@@ -145,6 +145,17 @@ def damaged(original: Path, target: Path, file: str, how: Callable[[Path], Any])
     return target
 
 
+def silently(damage: Callable[[Path], Any], path: Path, original: Path) -> Callable[[Path], Any]:
+    """As a failing disk does it: no write that would show in the file's time."""
+
+    def damage_it(file: Path) -> None:
+        damage(file)
+        times = (original / file.relative_to(path)).stat()
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return damage_it
+
+
 Case = tuple[str, str, str]
 """The kind of the collection, the file, and the damage."""
 
@@ -168,10 +179,11 @@ def sample(every: list[Case], n: int) -> list[Case]:
 
 
 def goes_unseen(file: Path, damage: str) -> bool:
-    """Whether the record of the closing can't show a damage.
+    """Whether the record of the closing doesn't show a damage that left the file's time alone.
 
-    It has each file's size, and a checksum of the small ones; not of the engine's configuration,
-    which the engine itself compares with ours. Nor can a record that is gone show anything.
+    It has each file's size, and its checksum; those of large files are compared where something
+    wrote to them, and that of the engine's configuration never: the engine itself compares it with
+    ours. Nor can a record that is gone show anything.
     """
     if file.name == closed.FILE:
         return damage == "deleted"
@@ -246,7 +258,7 @@ def states(directory: Path) -> dict[str, tuple[int, int]]:
 def of_another_version(record: Path) -> bool:
     """Whether the flipped bits are those of its format: then it isn't ours to read."""
     try:
-        return bool(json.loads(record.read_text("utf-8"))["format"] != 1)
+        return bool(json.loads(record.read_text("utf-8"))["format"] != 2)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -254,11 +266,12 @@ def of_another_version(record: Path) -> bool:
 @isolated
 @pytest.mark.slow
 def test_damage_that_is_unseen(originals: dict[str, tuple[Path, State]], tmp_path: Path) -> None:
-    """Bytes inside large files, and a record that is gone."""
+    """Bytes inside large files that nothing wrote, and a record that is gone."""
     for number, case in enumerate(sample(cases(originals, WHOLE | IN_PLACE, unseen=True), 12)):
         kind, file, damage = case
         original, state = originals[kind]
-        path = damaged(original, tmp_path / str(number), file, (WHOLE | IN_PLACE)[damage])
+        path, how = tmp_path / str(number), (WHOLE | IN_PLACE)[damage]
+        damaged(original, path, file, silently(how, path, original) if damage in IN_PLACE else how)
         answer = outcome(path, state)
         if file == closed.FILE or same(original / NAME / file, path / NAME / file):
             assert answer == "right", case
@@ -274,8 +287,7 @@ def test_a_log_that_was_lost_swallows_no_write(
     """The engine would number updates from 0 again, and pass over those to points it holds."""
     original, state = originals[kind]
     path = damaged(original, tmp_path / "copy", "shard/wal/open-1", (WHOLE | IN_PLACE)[damage])
-    if damage != "flipped":
-        (path / NAME / closed.FILE).unlink()
+    (path / NAME / closed.FILE).unlink()
     with QdrantEdge(path) as client:
         assert compare(client, state) == "", "what it held is still right"
     for _ in range(2):  # the second opening finds it, too
@@ -312,6 +324,53 @@ def test_damage_after_a_crash(originals: dict[str, tuple[Path, State]], tmp_path
             assert answer == "right", case
         assert_harm_is_bounded(case, answer)
         shutil.rmtree(path)
+
+
+def large_files(directory: Path) -> list[str]:
+    """Those of a collection that an opening doesn't read."""
+    record = closed.read(directory)
+    assert record is not None
+    return sorted(record.contents)
+
+
+@pytest.mark.parametrize("kind", ["plain", "optimized"])
+def test_a_write_into_a_large_file_is_seen(
+    originals: dict[str, tuple[Path, State]], tmp_path: Path, kind: str
+) -> None:
+    original, state = originals[kind]
+    files = large_files(original / NAME)
+    assert any("vector_storage" in file for file in files)
+    for file in files:
+        path = damaged(original, tmp_path / "copy", file, flip)
+        if not same(original / NAME / file, path / NAME / file):
+            for _ in range(2):
+                with (
+                    QdrantEdge(path) as client,
+                    pytest.raises(StoreDamagedError, match=re.escape(f"{file} have changed")),
+                ):
+                    client.count(NAME)
+        shutil.rmtree(path)
+    copy_directory(original, tmp_path / "whole")  # with other times, and filled holes
+    with QdrantEdge(tmp_path / "whole") as client:
+        assert compare(client, state) == ""
+
+
+@pytest.mark.parametrize("kind", ["plain", "optimized"])
+def test_all_files_are_verified_where_that_is_asked(
+    originals: dict[str, tuple[Path, State]], tmp_path: Path, kind: str
+) -> None:
+    original, _ = originals[kind]
+    files = large_files(original / NAME)
+    record = closed.read(original / NAME)
+    assert record is not None
+    shutil.copytree(original, tmp_path / "copy")  # holes become zeros
+    assert dict(closed.verify(tmp_path / "copy" / NAME, record)) == dict.fromkeys(files, True)
+    for file in files:
+        silently(flip, tmp_path / "copy", original)(tmp_path / "copy" / NAME / file)
+    wrong = [file for file, whole in closed.verify(tmp_path / "copy" / NAME, record) if not whole]
+    assert wrong == [
+        f for f in files if not same(original / NAME / f, tmp_path / "copy" / NAME / f)
+    ]
 
 
 def test_large_files_that_are_emptied_are_named(
