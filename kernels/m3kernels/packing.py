@@ -62,7 +62,9 @@ def aligned(packed: Tensor) -> Tensor:
 
     A copy where it isn't.
     """
-    packed = packed.contiguous()
+    # torch calls a single row contiguous whatever its stride is, and a tensor descriptor looks at
+    # it: through one dimension and back it is what a matrix of that shape has.
+    packed = packed.contiguous().view(-1).view(packed.shape)
     return packed if packed.data_ptr() % 16 == 0 else packed.clone()
 
 

@@ -150,18 +150,8 @@ def test_shapes_and_dtypes(
     assert_agrees(kernel, batch)
 
 
-@pytest.mark.parametrize("dim", [1, 7, 40, 65, 1000])
-def test_the_torch_path_takes_any_dimension(device: torch.device, dim: int) -> None:
-    batch = ragged([3, 0, 9], [5, 17, 0, 1], dim, device=device)
-    assert_agrees(Kernel(device, "torch"), batch)
-    reason = f"can't run backend='triton'.*(vectors have {dim} dimensions|not installed)"
-    if dim % 16:
-        with pytest.raises(ValueError, match=reason):
-            m3kernels.maxsim(*batch, backend="triton")
-
-
 def test_the_longest_vectors(kernel: Kernel) -> None:
-    assert_agrees(kernel, ragged([3], [5, 20], 4096, device=kernel.device))
+    assert_agrees(kernel, ragged([3], [5, 20], 4100, device=kernel.device))
 
 
 @pytest.mark.parametrize("scratch_bytes", [0, 3_000])
@@ -315,7 +305,8 @@ def test_a_cuda_graph_records_it(as_pairs: bool) -> None:
     graph.replay()
     want = m3kernels.maxsim(*fresh, pairs=pairs, backend="reference")
     torch.testing.assert_close(scores, want, **LIMITS)
-    with pytest.raises(ValueError, match="pass validate=False"), torch.cuda.graph(graph):
+    another = torch.cuda.CUDAGraph()  # one that has recorded a graph records no other
+    with pytest.raises(ValueError, match="pass validate=False"), torch.cuda.graph(another):
         m3kernels.maxsim(*batch, backend="triton")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from m3kernels.dispatch import choose
+from m3kernels.dispatch import as_written, choose
 from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.lexical.reference import lexical_scores_reference
 from m3kernels.packing import check_capturing, check_csr, check_csr_values
@@ -83,15 +83,16 @@ def _lexical_scores(
         check_capturing(indptr_q.device)
         check_csr_values("q_csr", q)
         check_csr_values("d_csr", d)
-    match choose("lexical_scores", backend, indptr_q.device, _unsupported(q, d)):
-        case "triton":
-            from m3kernels.lexical.launch import lexical_scores_triton
+    with as_written(indptr_q.device):
+        match choose("lexical_scores", backend, indptr_q.device, _unsupported(q, d)):
+            case "triton":
+                from m3kernels.lexical.launch import lexical_scores_triton
 
-            return lexical_scores_triton(q, d)
-        case "torch":
-            return lexical_scores_torch(_plain(q, validate), _plain(d, validate))
-        case _:
-            return lexical_scores_reference(_plain(q, validate), _plain(d, validate))
+                return lexical_scores_triton(q, d)
+            case "torch":
+                return lexical_scores_torch(_plain(q, validate), _plain(d, validate))
+            case _:
+                return lexical_scores_reference(_plain(q, validate), _plain(d, validate))
 
 
 @_lexical_scores.register_fake

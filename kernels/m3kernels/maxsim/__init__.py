@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from m3kernels.dispatch import choose, target_of
+from m3kernels.dispatch import as_written, choose, target_of
 from m3kernels.maxsim.cpu import maxsim_torch
 from m3kernels.maxsim.reference import maxsim_reference
 from m3kernels.packing import (
@@ -153,15 +153,16 @@ def _maxsim(
     arguments = (
         queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales, reduction,
     )  # fmt: skip
-    match choose("maxsim", backend, device, _unsupported(queries, documents)):
-        case "triton":
-            from m3kernels.maxsim.launch import maxsim_triton
+    with as_written(device):
+        match choose("maxsim", backend, device, _unsupported(queries, documents)):
+            case "triton":
+                from m3kernels.maxsim.launch import maxsim_triton
 
-            return maxsim_triton(*arguments)
-        case "torch":
-            return maxsim_torch(*arguments)
-        case _:
-            return maxsim_reference(*arguments)
+                return maxsim_triton(*arguments)
+            case "torch":
+                return maxsim_torch(*arguments)
+            case _:
+                return maxsim_reference(*arguments)
 
 
 @_maxsim.register_fake
@@ -181,8 +182,8 @@ def _(
 def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
     """Why the Triton kernel can't take these tensors, or None."""
     dim = queries.shape[1]
-    if dim % 16 or not 16 <= dim <= 4096:
-        return f"vectors have {dim} dimensions, and the kernel takes multiples of 16 up to 4096"
+    if dim == 0:
+        return "vectors have no dimensions"
     if max(queries.shape[0], documents.shape[0]) >= _MOST_ROWS:
         return f"the kernel takes fewer than {_MOST_ROWS:,} rows"
     target = target_of(queries.device)

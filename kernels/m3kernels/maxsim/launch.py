@@ -125,6 +125,9 @@ class _Call:
         self.compute = product_dtype(queries.dtype, documents.dtype)
         self.sum_q, self.dim = queries.shape
         self.sum_d = documents.shape[0]
+        # A tensor descriptor takes rows of a multiple of 16 bytes; others are read by pointers.
+        narrow = min(queries.dtype.itemsize, documents.dtype.itemsize)
+        self.tma = target.tma and self.dim * narrow % 16 == 0
 
     def _tile(self, query_rows: int, *, pairs: bool = False) -> Tile:
         return tile_for(self.target.family, self.compute.itemsize, query_rows, pairs=pairs)
@@ -133,7 +136,7 @@ class _Call:
         """The documents, the queries and the scales as the kernels take them."""
         # Without scales the pointer is never read, but it must be one.
         scales = self.documents if self.scales is None else self.scales.contiguous()
-        if not self.target.tma:
+        if not self.tma:
             return self.documents, self.queries, scales
         return (
             TensorDescriptor.from_tensor(self.documents, [tile.block_d, tile.block_k]),
@@ -149,7 +152,7 @@ class _Call:
             self.compute,
             self.scales is not None,
             emulate=interpreting(),
-        ) | {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+        ) | {"TMA": self.tma, "num_warps": tile.num_warps, "num_stages": tile.num_stages}
 
     def all_pairs(self, cu_q: Tensor, cu_d: Tensor, scores: Tensor, scratch_bytes: int) -> None:
         n_queries, n_documents = scores.shape

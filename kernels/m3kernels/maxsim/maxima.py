@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from m3kernels import cpus
+from m3kernels.packing import aligned
 
 __all__ = ["Digits", "Refined", "Running", "Widened", "choose"]
 
@@ -243,7 +244,8 @@ class Digits:
         self, block: Tensor, scales: Tensor | None, segments: Tensor, first: int, last: int
     ) -> None:
         n_tokens = self.maxima.shape[1]
-        sums = torch._int_mm(block.contiguous(), self.digits.T)  # (R, 2 * tokens) int32
+        # One row may be contiguous with any stride, which gives garbage here.
+        sums = torch._int_mm(aligned(block), self.digits.T)  # (R, 2 * tokens) int32
         similarity = sums[:, :n_tokens].float()
         similarity.mul_(254).add_(sums[:, n_tokens:])
         if scales is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn.functional import pad
 
-from m3kernels.dispatch import choose
+from m3kernels.dispatch import as_written, choose
 from m3kernels.packing import (
     FLOAT_DTYPES,
     INDEX_DTYPES,
@@ -135,18 +135,19 @@ def _sparse_max(
         _check_token_ids_values(token_ids)
     states = (hidden, weight, bias, token_ids)
     ignored = tuple(ignore_ids)
-    match choose("sparse_max", backend, device, _unsupported(hidden, cu_seqlens)):
-        case "triton":
-            from m3kernels.sparse_max.launch import sparse_max_triton
+    with as_written(device):
+        match choose("sparse_max", backend, device, _unsupported(hidden, cu_seqlens)):
+            case "triton":
+                from m3kernels.sparse_max.launch import sparse_max_triton
 
-            return sparse_max_triton(*states, cu_seqlens, ignored)
-        case "torch":
-            csr = sparse_max_torch(*states, _plain(cu_seqlens, rows, validate), ignored)
-        case _:
-            csr = sparse_max_reference(*states, _plain(cu_seqlens, rows, validate), ignored)
-    indptr, indices, values = csr
-    room = (0, rows - indices.shape[0])
-    return indptr, pad(indices, room), pad(values, room)
+                return sparse_max_triton(*states, cu_seqlens, ignored)
+            case "torch":
+                csr = sparse_max_torch(*states, _plain(cu_seqlens, rows, validate), ignored)
+            case _:
+                csr = sparse_max_reference(*states, _plain(cu_seqlens, rows, validate), ignored)
+        indptr, indices, values = csr
+        room = (0, rows - indices.shape[0])
+        return indptr, pad(indices, room), pad(values, room)
 
 
 @_sparse_max.register_fake
