@@ -86,6 +86,7 @@ class Op:
 
 OPS = (
     Op("maxsim", "maxsim"),
+    Op("maxsim_alignment", "maxsim_alignment"),
     Op("sparse_max", "sparse_max"),
     Op("lexical_scores", "lexical"),
 )
