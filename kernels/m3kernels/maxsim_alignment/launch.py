@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from m3kernels.dispatch import interpreting, launching_on, target_of
-from m3kernels.maxsim.launch import product_dtype
 from m3kernels.maxsim_alignment.kernels import (
     maxsim_alignment_kernel,
     maxsim_alignment_merge_kernel,
@@ -19,7 +18,14 @@ from m3kernels.maxsim_alignment.kernels import (
 from m3kernels.packing import aligned, from_lengths
 from m3kernels.target import Target, processors
 
-__all__ = ["MERGE_BLOCK", "Tile", "constants", "maxsim_alignment_triton", "tile_for"]
+__all__ = [
+    "MERGE_BLOCK",
+    "Tile",
+    "constants",
+    "maxsim_alignment_triton",
+    "product_dtype",
+    "tile_for",
+]
 
 # Results of a program of the second kernel.
 MERGE_BLOCK = 256
@@ -78,6 +84,14 @@ def constants(
         "PRECISION": precise if compute == torch.float32 else "tf32",
         "SCALED": scaled,
     }
+
+
+def product_dtype(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
+    """Return the dtype that both sides are widened to, without loss, for the product.
+
+    int8 and float8_e4m3fn fit float16 and bfloat16 exactly, so such documents take the queries'.
+    """
+    return queries if documents == queries or documents.itemsize == 1 else torch.float32
 
 
 def maxsim_alignment_triton(
