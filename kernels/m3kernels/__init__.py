@@ -2,6 +2,7 @@
 
     maxsim           late-interaction (ColBERT) scores of queries against documents
     maxsim_alignment the best document token of each query token
+    maxsim_topk      the best documents of each query, by maxsim
     sparse_max       token states to lexical weights, the largest for each token id
     lexical_scores   products of sparse lexical weights
     quantize_tokens  token vectors in eight bits, for maxsim's documents
@@ -18,7 +19,15 @@ torch's, ``torch.ops.m3kernels.*``, so that torch.compile traces them.
 from m3kernels.lexical import lexical_scores
 from m3kernels.maxsim import maxsim
 from m3kernels.maxsim_alignment import maxsim_alignment
+from m3kernels.maxsim_topk import maxsim_topk
 from m3kernels.quantize import quantize_tokens
 from m3kernels.sparse_max import sparse_max
 
-__all__ = ["lexical_scores", "maxsim", "maxsim_alignment", "quantize_tokens", "sparse_max"]
+__all__ = [
+    "lexical_scores",
+    "maxsim",
+    "maxsim_alignment",
+    "maxsim_topk",
+    "quantize_tokens",
+    "sparse_max",
+]

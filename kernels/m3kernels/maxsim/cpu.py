@@ -11,7 +11,7 @@ from torch import Tensor
 from m3kernels.maxsim.maxima import choose
 from m3kernels.packing import from_lengths, lengths, segment_ids
 
-__all__ = ["SCRATCH_BYTES_CPU", "SCRATCH_BYTES_GPU", "maxsim_torch"]
+__all__ = ["SCRATCH_BYTES_CPU", "SCRATCH_BYTES_GPU", "maxsim_torch", "score_blocks"]
 
 # What a call holds at a time beside its arguments and its result, whatever the number of
 # documents and their lengths; more only where a single row of documents, a single query or (on a
@@ -74,16 +74,50 @@ def _score_all(
     scratch_bytes: int,
 ) -> Tensor:
     """Sums of all queries against all documents, (n_q, n_d)."""
+    n_q, n_d = cu_seqlens_q.numel() - 1, cu_seqlens_d.numel() - 1
+    out = queries.new_zeros(n_q, n_d, dtype=torch.float32)
+    batch = (queries, cu_seqlens_q, documents, cu_seqlens_d)
+    for of_q, of_d, sums in score_blocks(*batch, document_scales, scratch_bytes):
+        out[of_q, of_d] = sums
+    return out
+
+
+def score_blocks(
+    queries: Tensor,
+    cu_seqlens_q: Tensor,
+    documents: Tensor,
+    cu_seqlens_d: Tensor,
+    document_scales: Tensor | None,
+    scratch_bytes: int,
+    allowed: Tensor | None = None,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the sums of some queries against some documents, until all have met.
+
+    Takes the arguments of `maxsim_torch`, and `allowed`, (n_d,) or (n_q, n_d) bool: the documents
+    that are asked for, None for all. Rows are skipped by whole blocks and the products of the
+    others stay as they are, so what is asked for has the same bits; the rest means nothing, or is
+    not yielded.
+
+    Yields:
+        (queries, documents, sums): two slices, and (queries, documents) float32.
+    """
     lengths_q, lengths_d = lengths(cu_seqlens_q), lengths(cu_seqlens_d)
     starts_q, starts_d = cu_seqlens_q.tolist(), cu_seqlens_d.tolist()
-    out = queries.new_zeros(lengths_q.numel(), lengths_d.numel(), dtype=torch.float32)
     for first_q, last_q in _runs(starts_q, _BLOCK_Q):
+        of_q = slice(first_q, last_q)
         tokens = queries[starts_q[first_q] : starts_q[last_q]].float()
-        if tokens.shape[0] == 0:
-            continue
+        wanted = allowed
+        if allowed is not None and allowed.ndim == 2:
+            wanted = allowed[of_q].any(0)
         n = _documents_at_a_time(tokens, scratch_bytes)
         for first in range(0, lengths_d.numel(), n):
             last = min(first + n, lengths_d.numel())
+            of_d = slice(first, last)
+            if wanted is not None and not bool(wanted[of_d].any()):
+                continue
+            if tokens.shape[0] == 0:
+                yield of_q, of_d, tokens.new_zeros(last_q - first_q, last - first)
+                continue
             rows = slice(starts_d[first], starts_d[last])
             maxima = _maxima(
                 tokens,
@@ -92,12 +126,13 @@ def _score_all(
                 cu_seqlens_d[first : last + 1] - starts_d[first],
                 None,
                 scratch_bytes,
+                None if wanted is None else wanted[of_d],
             )  # (documents, tokens)
             # Not index_add_, which sums in a varying order on a GPU.
-            out[first_q:last_q, first:last] = torch.segment_reduce(
-                maxima.T.contiguous(), "sum", lengths=lengths_q[first_q:last_q], unsafe=True
+            sums = torch.segment_reduce(
+                maxima.T.contiguous(), "sum", lengths=lengths_q[of_q], unsafe=True
             )
-    return out.masked_fill_(lengths_d == 0, 0.0)
+            yield of_q, of_d, sums.masked_fill_(lengths_d[of_d] == 0, 0.0)
 
 
 def _score_by_query(
@@ -152,6 +187,7 @@ def _maxima(
     cu_seqlens: Tensor,
     offsets: Tensor | None,
     scratch_bytes: int,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """Largest products of query tokens with the rows of documents, (n, tokens) float32.
 
@@ -165,6 +201,7 @@ def _maxima(
         offsets: (n,) int64, how far after its place in `cu_seqlens` a document lies in
             `documents`; None where they lie as `cu_seqlens` says.
         scratch_bytes: see SCRATCH_BYTES_CPU.
+        wanted: (n,) bool, the documents that are asked for; blocks without any are skipped.
     """
     starts = cu_seqlens.tolist()
     scratch_bytes = scratch_bytes * 3 // 4  # the rest is for the maxima
@@ -179,6 +216,8 @@ def _maxima(
     for begin in range(0, starts[-1], n_rows):
         end = min(begin + n_rows, starts[-1])
         first, last = bisect_right(starts, begin) - 1, bisect_left(starts, end)
+        if wanted is not None and not bool(wanted[first:last].any()):
+            continue
         segments = segment_ids(cu_seqlens[first : last + 1].clamp(begin, end), end - begin)
         rows: slice | Tensor = slice(begin, end)
         if offsets is not None:

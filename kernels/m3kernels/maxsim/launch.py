@@ -50,10 +50,13 @@ def maxsim_triton(
     document_scales: Tensor | None,
     reduction: str,
     scratch_bytes: int = SCRATCH_BYTES,
+    part_of: tuple[int, int] | None = None,
 ) -> Tensor:
     """Launch the kernels; takes the checked arguments of `m3kernels.maxsim`.
 
     Never waits for the device. `scratch_bytes` bounds the partial maxima, see `SCRATCH_BYTES`.
+    `part_of` is the (sum_d, n_d) of a larger call whose documents these are some of: the scores
+    then have the bits that they have there.
     """
     target = target_of(queries.device)
     if target is None:
@@ -69,7 +72,7 @@ def maxsim_triton(
     cu_q, cu_d = cu_seqlens_q.contiguous(), cu_seqlens_d.contiguous()
     with launching_on(queries.device):
         if pairs is None:
-            call.all_pairs(cu_q, cu_d, scores, scratch_bytes)
+            call.all_pairs(cu_q, cu_d, scores, scratch_bytes, part_of)
         else:
             call.pairs(cu_q, cu_d, pairs.contiguous(), scores, scratch_bytes)
     return scores
@@ -154,13 +157,23 @@ class _Call:
             emulate=interpreting(),
         ) | {"TMA": self.tma, "num_warps": tile.num_warps, "num_stages": tile.num_stages}
 
-    def all_pairs(self, cu_q: Tensor, cu_d: Tensor, scores: Tensor, scratch_bytes: int) -> None:
+    def all_pairs(
+        self,
+        cu_q: Tensor,
+        cu_d: Tensor,
+        scores: Tensor,
+        scratch_bytes: int,
+        part_of: tuple[int, int] | None,
+    ) -> None:
         n_queries, n_documents = scores.shape
         tile = self._tile(self.sum_q)
         documents, queries, scales = self._operands(tile)
         n_tiles = triton.cdiv(self.sum_d, tile.block_d)
         slots = n_tiles + n_documents
-        width = max(scratch_bytes // (4 * slots) // tile.block_q, 1) * tile.block_q
+        # Sums are taken round by round, so the rounds decide their order.
+        sum_d, n_d = part_of or (self.sum_d, n_documents)
+        slots_of_all = triton.cdiv(sum_d, tile.block_d) + n_d
+        width = max(scratch_bytes // (4 * slots_of_all) // tile.block_q, 1) * tile.block_q
         width = min(width, self.sum_q)
         partial = scores.new_empty(slots * width)
         n_ranges = min(n_tiles, processors(scores.device) * tile.blocks)
