@@ -5,7 +5,8 @@
 For each variant of the launch tables: registers a thread, bytes of stack (where registers spill),
 shared memory a block beside the target's limit, the blocks that a multiprocessor holds at a time,
 the matrix instruction, and whether tiles are loaded by TMA. The exit status is 1 where a variant
-spills, asks for too much, or misses its matrix instruction or its place beside another block.
+spills, asks for too much, waits for each wgmma by itself, or misses its matrix instruction or its
+place beside another block.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from m3kernels.ops import OPS
 from m3kernels.target import TARGETS, Target
 from m3kernels.variant import Variant
 
-__all__ = ["DEFAULT_TARGETS", "Report", "compile_variant", "main", "variants"]
+__all__ = ["DEFAULT_TARGETS", "Report", "compile_variant", "main", "variants", "waits_each"]
 
 DEFAULT_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -116,6 +117,12 @@ def compile_variant(variant: Variant, target: Target) -> Report:
         problems.append(f"{blocks} block(s) a multiprocessor; expected {variant.blocks}")
     if variant.multiplies and matrix != kinds[0]:
         problems.append(f"{matrix or 'no matrix instruction'} instead of {kinds[0]}")
+    if (
+        target.family == "sm_90"
+        and variant.multiplies
+        and waits_each(_sass(compiled.asm["cubin"]))
+    ):
+        problems.append("each wgmma is waited for before the next")
     if variant.tma and not tma:
         problems.append("no TMA loads")
     return Report(
@@ -139,18 +146,38 @@ def _blocks(target: Target, registers: int, shared: int, num_warps: int) -> int:
 
 def _cuda_resources(cubin: bytes) -> tuple[int, int]:
     """Registers and stack bytes a thread, from the binary."""
+    usage = _of_binary(cubin, "cuobjdump", "-res-usage")
+    return _number(r"REG:(\d+)", usage), _number(r"STACK:(\d+)", usage)
+
+
+def _sass(cubin: bytes) -> str:
+    return _of_binary(cubin, "nvdisasm", "-c")
+
+
+def waits_each(code: str) -> bool:
+    """Return whether a wait stands after every wgmma of a kernel, by its disassembly.
+
+    ptxas puts one where it can't tell who uses the accumulators meanwhile, and says so in a
+    warning that Triton doesn't show. A wgmma that reads registers has its wait by intent: they
+    are written again.
+    """
+    products = len(re.findall(r"\b[HIQ]GMMA\.\S+ R\d+, gdesc", code))
+    return products > 1 and code.count("WARPGROUP.DEPBAR") >= products
+
+
+def _of_binary(cubin: bytes, tool: str, *options: str) -> str:
+    """What one of CUDA's tools that Triton brings says of a binary."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = subprocess.run(
-            [knobs.nvidia.cuobjdump.path, "-res-usage", file.name],
+        return subprocess.run(
+            [getattr(knobs.nvidia, tool).path, *options, file.name],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-    return _number(r"REG:(\d+)", usage), _number(r"STACK:(\d+)", usage)
 
 
 def _hip_resources(assembly: str) -> tuple[int, int]:

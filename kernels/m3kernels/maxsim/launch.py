@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from m3kernels.dispatch import interpreting, launching_on, target_of
 from m3kernels.maxsim.kernels import (
+    maxsim_digits_kernel,
     maxsim_pairs_kernel,
     maxsim_pairs_sums_kernel,
     maxsim_sums_kernel,
@@ -21,15 +22,29 @@ from m3kernels.maxsim.tiles import Tile, tile_for
 from m3kernels.packing import aligned
 from m3kernels.target import Target, processors
 
-__all__ = ["BLOCK_N", "BLOCK_ROWS", "constants", "maxsim_triton", "product_dtype"]
+__all__ = [
+    "BLOCK_N",
+    "BLOCK_T",
+    "constants",
+    "digits_constants",
+    "maxsim_triton",
+    "multiplied_as",
+    "product_dtype",
+    "sums_constants",
+]
 
 # What the partial maxima of a call may take; queries beyond it go in several rounds. One round
 # takes at least a tile's query rows: BLOCK_Q * 4 bytes for each tile of documents and document.
 SCRATCH_BYTES = 256 << 20
 
-# The second kernel: documents and query rows of a block.
+# The second kernel: documents, tiles of a long document and query rows of a block.
 BLOCK_N = 16
-BLOCK_ROWS = 32
+BLOCK_T = 16
+_BLOCK_ROWS = 32
+
+# Query rows of a program that makes digits. In the interpreter it is the program that costs.
+_DIGITS_ROWS = 1
+_DIGITS_ROWS_INTERPRETED = 64
 
 # Pairs are split while there are fewer programs than this for each multiprocessor.
 _PROGRAMS_WANTED = 4
@@ -38,6 +53,7 @@ _TL: dict[torch.dtype, Any] = {
     torch.float32: tl.float32,
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
+    torch.int8: tl.int8,
 }
 
 
@@ -63,9 +79,9 @@ def maxsim_triton(
         raise ValueError(f"no kernel runs on {queries.device}")
     n_queries, n_documents = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
     shape = (n_queries, n_documents) if pairs is None else (pairs.shape[0],)
-    scores = queries.new_zeros(shape, dtype=torch.float32)
+    scores = queries.new_empty(shape, dtype=torch.float32)
     if 0 in (n_queries, n_documents, scores.numel(), queries.shape[0], documents.shape[0]):
-        return scores
+        return scores.zero_()
 
     mean = reduction == "mean"
     call = _Call(target, aligned(queries), aligned(documents), document_scales, mean)
@@ -83,7 +99,7 @@ def constants(
 ) -> dict[str, Any]:
     """Return the compile-time arguments that the tile kernels share.
 
-    `emulate` widens everything to float32, for an interpreter that gets bfloat16 wrong.
+    `emulate` widens all floats to float32, for an interpreter that gets bfloat16 wrong.
     """
     # "tf32x3" splits each float32 in two tf32 numbers and adds three products: float32's own
     # accuracy on the matrix units. AMD's multiply float32 as it is.
@@ -93,10 +109,28 @@ def constants(
         "BLOCK_D": tile.block_d,
         "BLOCK_Q": tile.block_q,
         "BLOCK_K": tile.block_k,
-        "COMPUTE": tl.float32 if emulate else _TL[compute],
+        "COMPUTE": tl.float32 if emulate and compute != torch.int8 else _TL[compute],
         "PRECISION": precise if compute == torch.float32 else "tf32",
         "SCALED": scaled,
+        "DIGITS": compute == torch.int8,
         "TMA": target.tma,
+    }
+
+
+def sums_constants(mean: bool) -> dict[str, Any]:
+    """Return the compile-time arguments of the sums after a tile kernel, all of a launch's but
+    BLOCK_D or SPLITS.
+    """
+    return {"MEAN": mean, "BLOCK_ROWS": _BLOCK_ROWS}
+
+
+def digits_constants(target: Target, dim: int) -> dict[str, Any]:
+    """Return the compile-time arguments of the kernel that splits queries."""
+    interpreted = target.family == "interpreter"
+    return {
+        "DIM": dim,
+        "BLOCK_ROWS": _DIGITS_ROWS_INTERPRETED if interpreted else _DIGITS_ROWS,
+        "BLOCK_K": triton.next_power_of_2(dim),
     }
 
 
@@ -108,6 +142,13 @@ def product_dtype(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
     if queries == documents or documents in (torch.int8, torch.float8_e4m3fn):
         return queries
     return torch.float32
+
+
+def multiplied_as(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
+    """Return the dtype of the product: int8 documents are multiplied as they are, with queries of
+    two int8 digits, and others as `product_dtype` says.
+    """
+    return documents if documents == torch.int8 else product_dtype(queries, documents)
 
 
 class _Call:
@@ -125,7 +166,7 @@ class _Call:
         self.queries, self.documents = queries, documents
         self.scales = scales
         self.mean = mean
-        self.compute = product_dtype(queries.dtype, documents.dtype)
+        self.compute = multiplied_as(queries.dtype, documents.dtype)
         self.sum_q, self.dim = queries.shape
         self.sum_d = documents.shape[0]
         # A tensor descriptor takes rows of a multiple of 16 bytes; others are read by pointers.
@@ -133,19 +174,41 @@ class _Call:
         self.tma = target.tma and self.dim * narrow % 16 == 0
 
     def _tile(self, query_rows: int, *, pairs: bool = False) -> Tile:
-        return tile_for(self.target.family, self.compute.itemsize, query_rows, pairs=pairs)
+        return tile_for(
+            self.target.family,
+            self.compute.itemsize,
+            query_rows,
+            widened=self.documents.dtype != self.compute,
+            pairs=pairs,
+            dim=self.dim,
+        )
 
-    def _operands(self, tile: Tile) -> tuple[Any, Any, Tensor]:
-        """The documents, the queries and the scales as the kernels take them."""
-        # Without scales the pointer is never read, but it must be one.
-        scales = self.documents if self.scales is None else self.scales.contiguous()
+    def _operands(self, tile: Tile) -> tuple[Any, Any, Tensor, Tensor]:
+        """The documents, the queries and the scales of both as the kernels take them."""
+        # Without scales the pointers are never read, but they must be some.
+        queries, rows_q, scales_q = self.queries, tile.block_q, self.queries
+        if self.compute == torch.int8:
+            queries, scales_q = self._digits()
+            rows_q *= 2
+        scales_d = self.documents if self.scales is None else self.scales.contiguous()
         if not self.tma:
-            return self.documents, self.queries, scales
+            return self.documents, queries, scales_d, scales_q
         return (
             TensorDescriptor.from_tensor(self.documents, [tile.block_d, tile.block_k]),
-            TensorDescriptor.from_tensor(self.queries, [tile.block_q, tile.block_k]),
-            scales,
+            TensorDescriptor.from_tensor(queries, [rows_q, tile.block_k]),
+            scales_d,
+            scales_q,
         )
+
+    def _digits(self) -> tuple[Tensor, Tensor]:
+        """The queries as two int8 digits a number, (2 * sum_q, d), and their scales, (sum_q,)."""
+        digits = self.queries.new_empty(2 * self.sum_q, self.dim, dtype=torch.int8)
+        scales = self.queries.new_empty(self.sum_q, dtype=torch.float32)
+        constants = digits_constants(self.target, self.dim)
+        maxsim_digits_kernel[(triton.cdiv(self.sum_q, constants["BLOCK_ROWS"]),)](
+            self.queries, digits, scales, self.sum_q, **constants
+        )
+        return digits, scales
 
     def _options(self, tile: Tile) -> dict[str, Any]:
         return constants(
@@ -167,7 +230,7 @@ class _Call:
     ) -> None:
         n_queries, n_documents = scores.shape
         tile = self._tile(self.sum_q)
-        documents, queries, scales = self._operands(tile)
+        operands = self._operands(tile)
         n_tiles = triton.cdiv(self.sum_d, tile.block_d)
         slots = n_tiles + n_documents
         # Sums are taken round by round, so the rounds decide their order.
@@ -180,9 +243,9 @@ class _Call:
         for first_q in range(0, self.sum_q, width):
             end_q = min(first_q + width, self.sum_q)
             maxsim_tiles_kernel[(triton.cdiv(end_q - first_q, tile.block_q) * n_ranges,)](
-                documents, queries, scales, cu_d, partial,
+                *operands, cu_d, partial,
                 n_documents, self.sum_d, self.sum_q, first_q, end_q, n_ranges,
-                FLAT=tile.flat,
+                FLAT=tile.flat, Q_ON_M=tile.q_on_m,
                 **self._options(tile),
             )  # fmt: skip
             # A grid's second dimension ends at 65,535.
@@ -194,8 +257,8 @@ class _Call:
                 maxsim_sums_kernel[grid](
                     partial, cu_q, cu_d, scores,
                     n_documents, self.sum_d, first_q, end_q, first_query,
-                    MEAN=self.mean, BLOCK_D=tile.block_d,
-                    BLOCK_N=BLOCK_N, BLOCK_ROWS=BLOCK_ROWS,
+                    BLOCK_D=tile.block_d, BLOCK_N=BLOCK_N, BLOCK_T=BLOCK_T,
+                    **sums_constants(self.mean),
                 )  # fmt: skip
 
     def pairs(
@@ -204,7 +267,7 @@ class _Call:
         n_pairs = pairs.shape[0]
         n_queries, n_documents = cu_q.shape[0] - 1, cu_d.shape[0] - 1
         tile = self._tile(-(-self.sum_q // n_queries), pairs=True)
-        documents, queries, scales = self._operands(tile)
+        operands = self._operands(tile)
         # A power of two, so that at most seven kernels are compiled.
         splits = 1
         wanted = processors(scores.device) * _PROGRAMS_WANTED
@@ -214,7 +277,7 @@ class _Call:
             splits //= 2
         partial = scores if splits == 1 else scores.new_empty(n_pairs * splits * self.sum_q)
         maxsim_pairs_kernel[(n_pairs * splits,)](
-            documents, queries, scales, cu_q, cu_d, pairs, partial, scores,
+            *operands, cu_q, cu_d, pairs, partial, scores,
             n_queries, n_documents, self.sum_d, self.sum_q,
             SPLITS=splits, MEAN=self.mean,
             **self._options(tile),
@@ -223,5 +286,5 @@ class _Call:
             maxsim_pairs_sums_kernel[(n_pairs,)](
                 partial, cu_q, cu_d, pairs, scores,
                 n_queries, n_documents, self.sum_d, self.sum_q,
-                SPLITS=splits, MEAN=self.mean, BLOCK_ROWS=BLOCK_ROWS,
+                SPLITS=splits, **sums_constants(self.mean),
             )  # fmt: skip

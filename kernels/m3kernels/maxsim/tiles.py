@@ -5,9 +5,16 @@ What decides is how many query tokens the call packs, and how wide an element is
 
 - Up to about 180 packed query tokens the documents' bytes are the limit: one tile holds all query
   tokens, so that the documents stream through once, and two blocks share a multiprocessor, one
-  loading while the other reduces.
-- Above that the matrix units are: 128 x 256 keeps them busy from shared memory.
+  loading while the other reduces. Query tokens come from L2 with each tile of documents, so that
+  from 64 of them on a tile has 256 document tokens.
+- Above that the matrix units are: 128 x 256 keeps them busy from shared memory. There the queries
+  lie on M, where the max over a document is one along N, within a thread's own registers and four
+  lanes: a third of the instructions that the max over M takes.
 - float32 (as three tf32 products) has twice the bytes and six times the operations.
+- int8 documents are multiplied as they are, with queries of two int8 digits: BLOCK_Q query tokens
+  are 2 * BLOCK_Q columns.
+- Where one step takes all dimensions, a tile has little to load: more blocks, fewer stages.
+- A pair's document begins in its own tile, so that short tiles read less of the next one.
 
 Nothing is keyed on lengths: a new mix of lengths never compiles a new kernel.
 """
@@ -16,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["TILES", "Tile", "tile_for"]
+__all__ = ["ONE_STEP", "PAIRS", "TILES", "Tile", "tile_for", "tiles_of"]
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,16 @@ class Tile:
     """One compiled shape of the MaxSim kernels.
 
     Attributes:
-        block_d: document tokens, the matrix product's M: 64 or more, as wgmma wants it.
-        block_q: query tokens, its N.
+        block_d: document tokens: 64 or more where they are the matrix product's M, as wgmma wants.
+        block_q: query tokens.
         block_k: dimensions a step.
         num_warps: warps of a block.
         num_stages: steps whose loads are in flight.
         blocks: resident blocks a multiprocessor, for the size of the persistent grid.
         flat: one loop over tiles and dimensions, whose loads never pause. It keeps a second copy
             of the accumulators, which the largest tiles have no registers for.
-        pairs: a list of pairs may use it. That kernel keeps running maxima beside the
-            accumulators, which the largest tiles have no registers for either.
+        q_on_m: queries are the product's M. Documents that are widened can't use it: in registers
+            they can only be M.
     """
 
     block_d: int
@@ -43,46 +50,70 @@ class Tile:
     num_stages: int
     blocks: int
     flat: bool = True
-    pairs: bool = True
+    q_on_m: bool = False
 
 
 # (target family, bytes of an element in the product) -> tiles by rising block_q
 TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
+    ("sm_90", 1): (
+        Tile(128, 16, 128, 4, 4, 2),
+        Tile(128, 32, 128, 4, 4, 2),
+        Tile(128, 64, 128, 8, 4, 1),
+        Tile(128, 128, 128, 8, 3, 1, flat=False),
+    ),
     ("sm_90", 2): (
         Tile(128, 16, 64, 4, 4, 2),
         Tile(128, 32, 64, 4, 4, 2),
-        Tile(128, 64, 64, 4, 4, 2),
+        Tile(256, 64, 64, 8, 4, 1),
         Tile(128, 128, 64, 8, 4, 1),
-        Tile(128, 256, 64, 8, 3, 1, flat=False, pairs=False),
+        Tile(256, 128, 64, 8, 3, 1, flat=False, q_on_m=True),
+        Tile(128, 256, 64, 8, 3, 1, flat=False),
+        Tile(128, 256, 64, 8, 3, 1, flat=False, q_on_m=True),
     ),
     ("sm_90", 4): (
         Tile(128, 16, 32, 4, 3, 2),
         Tile(128, 32, 32, 4, 3, 2),
         Tile(128, 64, 32, 4, 3, 2),
-        Tile(128, 128, 32, 8, 3, 1, pairs=False),
+        Tile(128, 128, 32, 8, 3, 1),
     ),
     # The accumulators lie in tensor memory, which the compiler can't carry through a flat loop.
+    ("sm_100", 1): (
+        Tile(128, 32, 128, 4, 4, 2, flat=False),
+        Tile(128, 64, 128, 4, 4, 1, flat=False),
+    ),
     ("sm_100", 2): (
         Tile(128, 32, 64, 4, 4, 2, flat=False),
         Tile(128, 64, 64, 4, 4, 2, flat=False),
         Tile(128, 128, 64, 8, 4, 1, flat=False),
+        Tile(128, 128, 64, 4, 4, 1, flat=False, q_on_m=True),
+        Tile(128, 256, 64, 8, 3, 1, flat=False, q_on_m=True),
     ),
     ("sm_100", 4): (
-        Tile(128, 16, 32, 4, 3, 2, flat=False),
         Tile(128, 32, 32, 4, 3, 2, flat=False),
         Tile(128, 64, 32, 4, 3, 2, flat=False),
         Tile(128, 128, 32, 8, 3, 1, flat=False),
+    ),
+    ("sm_80", 1): (
+        Tile(128, 16, 128, 4, 3, 2),
+        Tile(128, 32, 128, 4, 3, 2),
+        Tile(128, 64, 128, 8, 3, 1),
     ),
     ("sm_80", 2): (
         Tile(128, 16, 64, 4, 4, 1),
         Tile(128, 32, 64, 4, 4, 1),
         Tile(128, 64, 64, 4, 3, 1, flat=False),
         Tile(128, 128, 64, 8, 3, 1),
+        Tile(128, 128, 64, 8, 3, 1, flat=False, q_on_m=True),
     ),
     ("sm_80", 4): (
         Tile(128, 16, 32, 4, 3, 1),
         Tile(128, 32, 32, 4, 3, 1),
         Tile(64, 64, 32, 4, 3, 1),
+    ),
+    ("gfx942", 1): (
+        Tile(128, 16, 128, 4, 2, 2),
+        Tile(128, 32, 128, 4, 2, 2),
+        Tile(128, 64, 128, 8, 2, 1),
     ),
     ("gfx942", 2): (
         Tile(128, 16, 64, 4, 2, 2),
@@ -96,18 +127,134 @@ TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
         Tile(128, 64, 32, 4, 2, 2),
     ),
     # The interpreter's, see m3kernels.target.
-    ("interpreter", 2): (Tile(16, 16, 16, 1, 1, 1), Tile(32, 32, 32, 1, 1, 1, flat=False)),
-    ("interpreter", 4): (Tile(16, 16, 16, 1, 1, 1), Tile(32, 32, 32, 1, 1, 1, flat=False)),
+    ("interpreter", 1): (Tile(16, 16, 16, 1, 1, 1), Tile(32, 32, 32, 1, 1, 1, flat=False)),
+    ("interpreter", 2): (
+        Tile(16, 16, 16, 1, 1, 1),
+        Tile(32, 32, 32, 1, 1, 1, flat=False),
+        Tile(32, 64, 32, 1, 1, 1, flat=False, q_on_m=True),
+    ),
+    ("interpreter", 4): (
+        Tile(16, 16, 16, 1, 1, 1),
+        Tile(32, 32, 32, 1, 1, 1, flat=False),
+        Tile(32, 64, 32, 1, 1, 1, flat=False, q_on_m=True),
+    ),
+}
+
+# The same where block_k holds all dimensions; a family that isn't here uses the tiles above.
+ONE_STEP: dict[tuple[str, int], tuple[Tile, ...]] = {
+    ("sm_90", 1): (
+        Tile(128, 16, 128, 4, 2, 5),
+        Tile(128, 32, 128, 4, 2, 3),
+    ),
+    ("sm_90", 2): (
+        Tile(128, 16, 64, 4, 2, 6),
+        Tile(128, 32, 64, 4, 2, 5),
+        Tile(128, 64, 64, 4, 2, 3),
+    ),
+}
+
+# The same for a list of pairs. Its kernel keeps running maxima beside the accumulators, which the
+# largest tiles have no registers for.
+PAIRS: dict[tuple[str, int], tuple[Tile, ...]] = {
+    ("sm_90", 1): (
+        Tile(64, 16, 128, 4, 4, 4),
+        Tile(64, 32, 128, 4, 4, 3),
+        Tile(64, 64, 128, 4, 4, 2),
+    ),
+    ("sm_90", 2): (
+        Tile(64, 16, 64, 4, 4, 5),
+        Tile(64, 32, 64, 4, 4, 4),
+        Tile(64, 64, 64, 4, 4, 3),
+        Tile(64, 128, 64, 8, 4, 1),
+    ),
+    ("sm_90", 4): (
+        Tile(64, 16, 32, 4, 3, 5),
+        Tile(64, 32, 32, 4, 3, 4),
+        Tile(64, 64, 32, 4, 3, 3),
+    ),
+    ("sm_100", 1): (
+        Tile(64, 32, 128, 4, 3, 4),
+        Tile(64, 64, 128, 4, 4, 2),
+    ),
+    ("sm_100", 2): (
+        Tile(64, 32, 64, 4, 4, 4),
+        Tile(64, 64, 64, 4, 4, 3),
+        Tile(64, 128, 64, 8, 4, 1),
+    ),
+    ("sm_100", 4): (
+        Tile(64, 32, 32, 4, 3, 4),
+        Tile(64, 64, 32, 4, 3, 2),
+    ),
+    ("sm_80", 1): (
+        Tile(64, 16, 128, 4, 3, 1),
+        Tile(64, 32, 128, 4, 3, 1),
+        Tile(64, 64, 128, 4, 3, 1),
+    ),
+    ("sm_80", 2): (
+        Tile(64, 16, 64, 4, 4, 1),
+        Tile(64, 32, 64, 4, 4, 1),
+        Tile(64, 64, 64, 4, 4, 1),
+        Tile(64, 128, 64, 8, 3, 1),
+    ),
+    ("sm_80", 4): (
+        Tile(64, 16, 32, 4, 3, 1),
+        Tile(64, 32, 32, 4, 3, 1),
+        Tile(64, 64, 32, 4, 3, 1),
+    ),
+    ("gfx942", 1): (
+        Tile(64, 16, 128, 4, 2, 2),
+        Tile(64, 32, 128, 4, 2, 2),
+        Tile(64, 64, 128, 4, 2, 2),
+    ),
+    ("gfx942", 2): (
+        Tile(64, 16, 64, 4, 2, 2),
+        Tile(64, 32, 64, 4, 2, 2),
+        Tile(64, 64, 64, 4, 2, 2),
+    ),
+    ("gfx942", 4): (
+        Tile(64, 16, 32, 4, 2, 2),
+        Tile(64, 32, 32, 4, 2, 2),
+        Tile(64, 64, 32, 4, 2, 2),
+    ),
+    ("interpreter", 1): (Tile(16, 16, 16, 1, 1, 1), Tile(16, 32, 32, 1, 1, 1)),
+    ("interpreter", 2): (Tile(16, 16, 16, 1, 1, 1), Tile(16, 32, 32, 1, 1, 1)),
+    ("interpreter", 4): (Tile(16, 16, 16, 1, 1, 1), Tile(16, 32, 32, 1, 1, 1)),
 }
 
 
-def tile_for(family: str, itemsize: int, query_rows: int, *, pairs: bool = False) -> Tile:
+def tiles_of(
+    family: str, itemsize: int, *, widened: bool = False, pairs: bool = False, dim: int = 1024
+) -> tuple[Tile, ...]:
+    """Return the tiles that a call may use, by rising block_q.
+
+    `widened` is whether the documents have another dtype than the product.
+    """
+    key = family, itemsize
+    if pairs:
+        return PAIRS[key]
+    one_step = ONE_STEP.get(key, ())
+    if one_step and dim <= one_step[0].block_k:
+        return one_step
+    # Where a width has both kinds of tile, queries on M is for what can use it.
+    on_m = {tile.block_q for tile in TILES[key] if tile.q_on_m and not widened}
+    return tuple(tile for tile in TILES[key] if tile.q_on_m == (tile.block_q in on_m))
+
+
+def tile_for(
+    family: str,
+    itemsize: int,
+    query_rows: int,
+    *,
+    widened: bool = False,
+    pairs: bool = False,
+    dim: int = 1024,
+) -> Tile:
     """Return the tile for `query_rows` packed query tokens, or so many of each pair's query.
 
     The smallest that holds them all; past the largest, the one that pads least, and of two alike
     the larger.
     """
-    tiles = [tile for tile in TILES[family, itemsize] if tile.pairs or not pairs]
+    tiles = tiles_of(family, itemsize, widened=widened, pairs=pairs, dim=dim)
     for tile in tiles:
         if query_rows <= tile.block_q:
             return tile
