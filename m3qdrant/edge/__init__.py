@@ -13,6 +13,7 @@ Nothing here knows of BGE-M3. From the bottom up, each importing only from those
     indexes       payload indexes made when something needs them
     examples      search by example: point ids become vectors
     groups        hits by the value of a payload field
+    ties          points that rank alike, by id, on whatever page
     updates       what each method that changes points means, as data
     reading, writing
                   two parts of the class: what reads points, and what changes them

@@ -11,7 +11,7 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
-from m3qdrant.edge import examples, groups
+from m3qdrant.edge import examples, groups, ties
 from m3qdrant.edge.arguments import accept
 from m3qdrant.edge.indexes import Indexer
 from m3qdrant.edge.shard import Shard
@@ -26,7 +26,7 @@ from m3qdrant.edge.translate.filter_models import (
 from m3qdrant.edge.translate.filters import to_filter
 from m3qdrant.edge.translate.formulas import missing_value
 from m3qdrant.edge.translate.ids import check_id, check_ids
-from m3qdrant.edge.translate.queries import postprocessed, query_request
+from m3qdrant.edge.translate.queries import is_similarity, postprocessed, query_request, span
 from m3qdrant.errors import InputError
 
 __all__ = ["Reading"]
@@ -85,8 +85,9 @@ class Reading(QdrantBase):
     ) -> tuple[list[models.Record], int | str | None]:
         """A page of points, by id or by a field, and the id that starts the next page.
 
-        In the order of a field there is no next page: continue with `order_by.start_from`. The
-        first call for a field makes the index that this takes: see `indexes.py`.
+        In the order of a field there is no next page: continue with `order_by.start_from`. Points
+        of one value come by id, in both directions (see `ties.py` for how far). The first call for
+        a field makes the index that this takes: see `indexes.py`.
         """
         accept(
             "scroll",
@@ -103,19 +104,35 @@ class Reading(QdrantBase):
             if order is not None:
                 self._indexer(shard).need(order.key, "order_by")
             self._indexer(shard).serve(scroll_filter)
-            records, following = engine.scroll(
-                edge.ScrollRequest(
-                    offset=None if offset is None else check_id(offset),
-                    limit=selectors.count("limit", limit, least=1),
-                    filter=to_filter(scroll_filter),
-                    with_payload=selectors.payload_selector(with_payload),
-                    with_vector=_vector_selector(with_vectors, shard),
-                    order_by=order,
+            limit = selectors.count("limit", limit, least=1)
+            payload = selectors.payload_selector(with_payload)
+            vectors = _vector_selector(with_vectors, shard)
+            condition = to_filter(scroll_filter)
+            start = None if offset is None else check_id(offset)
+
+            def read(limit: int, payload: Any, vectors: Any) -> tuple[list[edge.Record], Any]:
+                return engine.scroll(
+                    edge.ScrollRequest(start, limit, condition, payload, vectors, order)
                 )
-            )
-        return [answers.record(r) for r in records], (
-            None if following is None else answers.point_id(following)
-        )
+
+            if order is None:
+                found, following = read(limit, payload, vectors)
+                return [answers.record(r) for r in found], (
+                    None if following is None else answers.point_id(following)
+                )
+            bare = False
+
+            def more(limit: int) -> list[edge.Record]:
+                nonlocal bare
+                bare = True
+                return read(limit, False, False)[0]
+
+            found, _ = read(ties.asked_for(limit), payload, vectors)
+            page = ties.page(found, 0, limit, ties.order_value, more)
+            records = [answers.record(r) for r in page]
+            if bare:
+                _fill(engine, records, payload, vectors)
+            return records, None
 
     def count(
         self,
@@ -204,6 +221,9 @@ class Reading(QdrantBase):
 
         A point's id stands for its vector, wherever a query takes one; the point itself is then
         left out. With `lookup_from` it is a point of another collection in the same directory.
+        Points of one score come by id, so that pages neither repeat points nor omit them: see
+        `ties.py` for how far. In a large collection a page further on looks for more points in the
+        index, and may so find better ones: `models.SearchParams(exact=True)` looks at all.
         """
         accept(
             "query_points",
@@ -471,20 +491,83 @@ def _search(
 ) -> list[list[models.ScoredPoint]]:
     prepared = [postprocessed(request) for request in requests]
     with shard.use("query") as engine:
-        translated = [query_request(request, shard.layout) for request, _ in prepared]
-        try:
-            found = engine.query_batch(edge.QueryBatchRequest(translated))
-        except Exception as error:
-            formulas = [
-                q for r in requests for q in queries_of(r) if isinstance(q, models.FormulaQuery)
-            ]
-            if formulas and "cancelled" in str(error):
-                raise missing_value(formulas[0]) from error
-            raise
-    return [
-        finish([answers.scored_point(point) for point in points])
-        for points, (_, finish) in zip(found, prepared, strict=True)
-    ]
+        found = _asked(engine, shard, [_to_ask(request) for request, _ in prepared])
+        return [
+            finish(_page(engine, shard, request, hits))
+            for hits, (request, finish) in zip(found, prepared, strict=True)
+        ]
+
+
+def _asked(
+    engine: edge.EdgeShard, shard: Shard, requests: Sequence[models.QueryRequest]
+) -> list[list[edge.ScoredPoint]]:
+    translated = [query_request(request, shard.layout) for request in requests]
+    try:
+        return engine.query_batch(edge.QueryBatchRequest(translated))
+    except Exception as error:
+        formulas = [
+            q for r in requests for q in queries_of(r) if isinstance(q, models.FormulaQuery)
+        ]
+        if formulas and "cancelled" in str(error):
+            raise missing_value(formulas[0]) from error
+        raise
+
+
+def _to_ask(request: models.QueryRequest) -> models.QueryRequest:
+    """What to ask the engine for, to find a page; see `ties.py`."""
+    if not ties.is_ranked(request.query):
+        return request
+    start, end = span(request)
+    beside = {} if start == 0 else _BARE  # a page that is further on is filled when it is found
+    return request.model_copy(update={"limit": ties.asked_for(end), "offset": 0, **beside})
+
+
+_BARE = {"with_payload": False, "with_vector": False}
+
+
+def _page(
+    engine: edge.EdgeShard,
+    shard: Shard,
+    request: models.QueryRequest,
+    hits: list[edge.ScoredPoint],
+) -> list[models.ScoredPoint]:
+    """The page that a request asks for, of what the engine gave for `_to_ask` of it."""
+    if not ties.is_ranked(request.query):
+        return [answers.scored_point(hit) for hit in hits]
+    start, end = span(request)
+    bare = start > 0
+
+    def more(limit: int) -> list[edge.ScoredPoint]:
+        nonlocal bare
+        bare = True
+        asked = request.model_copy(update={"limit": limit, "offset": 0, **_BARE})
+        return _asked(engine, shard, [asked])[0]
+
+    by_field = isinstance(request.query, models.OrderByQuery)
+    rank: Any = ties.order_value if by_field else ties.score
+    last_first = is_similarity(request, shard.layout)
+    found = ties.page(hits, start, end, rank, more, last_first=last_first)
+    page = [answers.scored_point(hit) for hit in found]
+    if bare:
+        payload = selectors.payload_selector(request.with_payload)
+        _fill(engine, page, payload, selectors.vector_selector(request.with_vector, shard.layout))
+    return page
+
+
+def _fill(
+    engine: edge.EdgeShard,
+    page: Sequence[models.ScoredPoint | models.Record],
+    payload: Any,
+    vectors: bool | list[str],
+) -> None:
+    """Give points that were asked for bare what they were wanted with."""
+    if not page or not (payload or vectors):
+        return
+    ids: list[Any] = list({point.id for point in page})
+    found = [answers.record(r) for r in engine.retrieve(ids, payload, vectors)]
+    whole = {record.id: record for record in found}
+    for point in page:
+        point.payload, point.vector = whole[point.id].payload, whole[point.id].vector
 
 
 def _stored_vector(shard: Shard, id: int | str, name: str) -> Any:

@@ -88,7 +88,7 @@ def _uuid(id: int | str) -> int | uuid.UUID:
     return uuid.UUID(id) if isinstance(id, str) else id
 
 
-def _field_condition(c: models.FieldCondition) -> edge.FieldCondition:
+def _field_condition(c: models.FieldCondition) -> Any:
     parts = (
         c.match,
         c.range,
@@ -96,11 +96,17 @@ def _field_condition(c: models.FieldCondition) -> edge.FieldCondition:
         c.geo_radius,
         c.geo_polygon,
         c.values_count,
-        c.is_empty,
         c.is_null,
     )
     if all(part is None for part in parts):
-        raise InputError(f"the condition on {c.key!r} says nothing: give it a match or a range")
+        if c.is_empty is None:
+            raise InputError(
+                f"the condition on {c.key!r} says nothing: give it a match or a range"
+            )
+        # without an index, the engine's field condition takes a[].b for empty where any is; this
+        # one takes it for empty where all are, as both do with an index
+        empty = edge.IsEmptyCondition(c.key)
+        return empty if c.is_empty else edge.Filter(must_not=[empty])
     box, circle, polygon, values = c.geo_bounding_box, c.geo_radius, c.geo_polygon, c.values_count
     return edge.FieldCondition(
         c.key,

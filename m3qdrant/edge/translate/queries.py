@@ -17,7 +17,7 @@ from m3qdrant.edge.translate.selectors import count, order_by, payload_selector,
 from m3qdrant.edge.translate.vector_specs import VectorSpecs
 from m3qdrant.errors import InputError, UnsupportedError
 
-__all__ = ["postprocessed", "query_request"]
+__all__ = ["is_similarity", "postprocessed", "query_request", "span"]
 
 DEFAULT_LIMIT = 10
 """The server's own limit where a request or a prefetch names none."""
@@ -46,6 +46,26 @@ def query_request(request: models.QueryRequest, layout: VectorSpecs) -> edge.Que
         score_threshold=request.score_threshold,
         params=_params(request.params),
     )
+
+
+def span(request: models.QueryRequest) -> tuple[int, int]:
+    """Where a request's page begins in its ranking, and where it ends.
+
+    Raises:
+        InputError: its limit or its offset is no number of points.
+    """
+    start = count("offset", request.offset or 0, least=0)
+    limit = DEFAULT_LIMIT if request.limit is None else request.limit
+    return start, start + count("limit", limit, least=1)
+
+
+def is_similarity(request: models.QueryRequest, layout: VectorSpecs) -> bool:
+    """Whether a vector ranks the points, and more is better: no distance, fusion or field."""
+    name = type(request.query).__name__
+    if name in _FUSIONS or name in ("OrderByQuery", "TextQuery"):
+        return False
+    spec = layout.get(request.using or "")
+    return name in _BY_EXAMPLES or spec is None or not spec.distance
 
 
 Finish = Callable[["list[models.ScoredPoint]"], "list[models.ScoredPoint]"]

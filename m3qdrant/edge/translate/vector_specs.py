@@ -21,6 +21,7 @@ class VectorSpec:
         size: numbers in a dense vector, or in one token of a multivector; 0 for sparse.
         float16: stored as float16, so that numbers above 65504 would turn infinite.
         cosine: normalised when stored, so that the sum of squares must stay finite.
+        distance: compared by a distance, of which less is better.
     """
 
     name: str
@@ -28,6 +29,7 @@ class VectorSpec:
     size: int = 0
     float16: bool = False
     cosine: bool = False
+    distance: bool = False
 
 
 VectorSpecs = Mapping[str, VectorSpec]
@@ -44,6 +46,7 @@ def layout_of(config: models.CreateCollection) -> dict[str, VectorSpec]:
             dense.size,
             float16=dense.datatype == models.Datatype.FLOAT16,
             cosine=dense.distance == models.Distance.COSINE,
+            distance=dense.distance in (models.Distance.EUCLID, models.Distance.MANHATTAN),
         )
     for name, sparse in (config.sparse_vectors or {}).items():
         float16 = sparse.index is not None and sparse.index.datatype == models.Datatype.FLOAT16
