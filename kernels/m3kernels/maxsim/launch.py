@@ -171,7 +171,8 @@ class _Call:
         self.sum_d = documents.shape[0]
         # A tensor descriptor takes rows of a multiple of 16 bytes; others are read by pointers.
         narrow = min(queries.dtype.itemsize, documents.dtype.itemsize)
-        self.tma = target.tma and self.dim * narrow % 16 == 0
+        self.aligned = self.dim * narrow % 16 == 0
+        self.tma = target.tma and self.aligned
 
     def _tile(self, query_rows: int, *, pairs: bool = False) -> Tile:
         return tile_for(
@@ -181,6 +182,7 @@ class _Call:
             widened=self.documents.dtype != self.compute,
             pairs=pairs,
             dim=self.dim,
+            aligned=self.aligned,
         )
 
     def _operands(self, tile: Tile) -> tuple[Any, Any, Tensor, Tensor]:

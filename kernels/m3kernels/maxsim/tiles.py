@@ -222,14 +222,30 @@ PAIRS: dict[tuple[str, int], tuple[Tile, ...]] = {
 }
 
 
+# The widest tile for rows that don't begin at multiples of 16 bytes: they are read number by
+# number, and each number's mask and address take registers.
+_WIDEST_UNALIGNED = {1: 16, 2: 32, 4: 32}
+
+
 def tiles_of(
-    family: str, itemsize: int, *, widened: bool = False, pairs: bool = False, dim: int = 1024
+    family: str,
+    itemsize: int,
+    *,
+    widened: bool = False,
+    pairs: bool = False,
+    dim: int = 1024,
+    aligned: bool = True,
 ) -> tuple[Tile, ...]:
     """Return the tiles that a call may use, by rising block_q.
 
-    `widened` is whether the documents have another dtype than the product.
+    `widened` is whether the documents have another dtype than the product, `aligned` whether the
+    rows begin at multiples of 16 bytes.
     """
     key = family, itemsize
+    if not aligned:
+        tiles = PAIRS[key] if pairs else TILES[key]
+        narrow = [tile for tile in tiles if tile.block_q <= _WIDEST_UNALIGNED[itemsize]]
+        return tuple(narrow or tiles[:1])
     if pairs:
         return PAIRS[key]
     one_step = ONE_STEP.get(key, ())
@@ -248,13 +264,14 @@ def tile_for(
     widened: bool = False,
     pairs: bool = False,
     dim: int = 1024,
+    aligned: bool = True,
 ) -> Tile:
     """Return the tile for `query_rows` packed query tokens, or so many of each pair's query.
 
     The smallest that holds them all; past the largest, the one that pads least, and of two alike
     the larger.
     """
-    tiles = tiles_of(family, itemsize, widened=widened, pairs=pairs, dim=dim)
+    tiles = tiles_of(family, itemsize, widened=widened, pairs=pairs, dim=dim, aligned=aligned)
     for tile in tiles:
         if query_rows <= tile.block_q:
             return tile
