@@ -5,6 +5,7 @@
     maxsim_topk      the best documents of each query, by maxsim
     sparse_max       token states to lexical weights, the largest for each token id
     lexical_scores   products of sparse lexical weights
+    certified_topk   the same from int8, proven to be exact; certify makes the documents
     quantize_tokens  token vectors in eight bits, for maxsim's documents
 
 Each op is a subpackage of the same shape: the public function with its checks and its dispatch in
@@ -16,6 +17,7 @@ torch's, ``torch.ops.m3kernels.*``, so that torch.compile traces them.
 # `maxsim` and `sparse_max` name both a subpackage and its function. Importing a subpackage binds
 # its name here once, before the lines below bind the function over it; Python doesn't bind it
 # again for a later `import m3kernels.maxsim.reference`, so the function stays.
+from m3kernels.certified import CertifiedDocuments, CertifiedTopk, certified_topk, certify
 from m3kernels.lexical import lexical_scores
 from m3kernels.maxsim import maxsim
 from m3kernels.maxsim_alignment import maxsim_alignment
@@ -24,6 +26,10 @@ from m3kernels.quantize import quantize_tokens
 from m3kernels.sparse_max import sparse_max
 
 __all__ = [
+    "CertifiedDocuments",
+    "CertifiedTopk",
+    "certified_topk",
+    "certify",
     "lexical_scores",
     "maxsim",
     "maxsim_alignment",

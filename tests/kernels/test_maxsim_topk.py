@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import m3kernels
@@ -168,9 +169,7 @@ def test_ranges_of_every_size(
     from m3kernels.maxsim import launch as of_maxsim
     from m3kernels.maxsim_topk import launch
 
-    def narrow(*call: Any, part_of: tuple[int, int]) -> torch.Tensor:
-        return of_maxsim.maxsim_triton(*call, scratch_bytes=3_000, part_of=part_of)
-
+    narrow = partial(of_maxsim.maxsim_triton, scratch_bytes=3_000)
     monkeypatch.setattr(launch, "maxsim_triton", narrow)
     batch = ragged([5, 0, 40, 1], [3, 0, 41, 1, 17, 2], 16, device=kernel.device)
     every = of_maxsim.maxsim_triton(*batch, None, None, "mean", 3_000)

@@ -11,7 +11,15 @@ from torch import Tensor
 from m3kernels.maxsim.maxima import choose
 from m3kernels.packing import from_lengths, lengths, segment_ids
 
-__all__ = ["SCRATCH_BYTES_CPU", "SCRATCH_BYTES_GPU", "maxsim_torch", "score_blocks"]
+__all__ = [
+    "SCRATCH_BYTES_CPU",
+    "SCRATCH_BYTES_GPU",
+    "documents_at_a_time",
+    "maxsim_torch",
+    "query_runs",
+    "rows_at_a_time",
+    "score_blocks",
+]
 
 # What a call holds at a time beside its arguments and its result, whatever the number of
 # documents and their lengths; more only where a single row of documents, a single query or (on a
@@ -103,13 +111,13 @@ def score_blocks(
     """
     lengths_q, lengths_d = lengths(cu_seqlens_q), lengths(cu_seqlens_d)
     starts_q, starts_d = cu_seqlens_q.tolist(), cu_seqlens_d.tolist()
-    for first_q, last_q in _runs(starts_q, _BLOCK_Q):
+    for first_q, last_q in query_runs(starts_q):
         of_q = slice(first_q, last_q)
         tokens = queries[starts_q[first_q] : starts_q[last_q]].float()
         wanted = allowed
         if allowed is not None and allowed.ndim == 2:
             wanted = allowed[of_q].any(0)
-        n = _documents_at_a_time(tokens, scratch_bytes)
+        n = documents_at_a_time(tokens, scratch_bytes)
         for first in range(0, lengths_d.numel(), n):
             last = min(first + n, lengths_d.numel())
             of_d = slice(first, last)
@@ -154,7 +162,7 @@ def _score_by_query(
     starts_q = cu_seqlens_q.tolist()
     for i_q, places in zip(ids.tolist(), torch.split(order, counts.tolist()), strict=True):
         tokens = queries[starts_q[i_q] : starts_q[i_q + 1]].float()
-        for part in torch.split(places, _documents_at_a_time(tokens, scratch_bytes)):
+        for part in torch.split(places, documents_at_a_time(tokens, scratch_bytes)):
             i_d = pairs[part, 1]
             cu_part = from_lengths(lengths_d[part])
             offsets = cu_seqlens_d[i_d] - cu_part[:-1]
@@ -204,15 +212,11 @@ def _maxima(
         wanted: (n,) bool, the documents that are asked for; blocks without any are skipped.
     """
     starts = cu_seqlens.tolist()
-    scratch_bytes = scratch_bytes * 3 // 4  # the rest is for the maxima
-    running = choose(tokens, documents, starts, document_scales, scratch_bytes)
+    running = choose(tokens, documents, starts, document_scales, scratch_bytes * 3 // 4)
     row_bytes = running.row_bytes
     if offsets is not None:  # the copy of the rows, and their numbers
         row_bytes += documents.shape[1] * documents.element_size() + 16
-    n_rows = max(scratch_bytes // row_bytes, 1)
-    if tokens.device.type == "cpu":
-        # A power of two, which `_rough_products` divides without a rest.
-        n_rows = min(1 << (n_rows.bit_length() - 1), running.most_rows)
+    n_rows = rows_at_a_time(row_bytes, running.most_rows, scratch_bytes, tokens.device)
     for begin in range(0, starts[-1], n_rows):
         end = min(begin + n_rows, starts[-1])
         first, last = bisect_right(starts, begin) - 1, bisect_left(starts, end)
@@ -227,16 +231,28 @@ def _maxima(
     return running.result()
 
 
-def _documents_at_a_time(tokens: Tensor, scratch_bytes: int) -> int:
+def rows_at_a_time(
+    row_bytes: int, most_rows: int, scratch_bytes: int, device: torch.device
+) -> int:
+    """Rows of a block, of which each takes so many bytes of three quarters of the scratch."""
+    # The rest is for the maxima.
+    n_rows = max(scratch_bytes * 3 // 4 // row_bytes, 1)
+    if device.type == "cpu":
+        # A power of two, which `_rough_products` divides without a rest.
+        n_rows = min(1 << (n_rows.bit_length() - 1), most_rows)
+    return n_rows
+
+
+def documents_at_a_time(tokens: Tensor, scratch_bytes: int) -> int:
     """Documents whose maxima fit a quarter of the scratch, in float32 and in bfloat16."""
     return max(scratch_bytes // 4 // (6 * max(tokens.shape[0], 1)), 1)
 
 
-def _runs(starts: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """Yield runs (first, last) of sequences of `most` rows together, or one that has more."""
+def query_runs(starts: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs (first, last) of queries that are multiplied together."""
     first, n = 0, len(starts) - 1
     while first < n:
-        last = max(bisect_right(starts, starts[first] + most) - 1, first + 1)
+        last = max(bisect_right(starts, starts[first] + _BLOCK_Q) - 1, first + 1)
         yield first, last
         first = last
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from m3kernels.maxsim.launch import maxsim_triton
 from m3kernels.maxsim_topk.ranking import Best, keys_of
-from m3kernels.packing import from_lengths, lengths, segment_ids
+from m3kernels.subsets import rows_of, runs
 
 __all__ = ["SCRATCH_BYTES", "maxsim_topk_triton"]
 
@@ -57,11 +55,9 @@ def maxsim_topk_triton(
 
     row_bytes = max(documents.shape[1] * documents.element_size(), 1)
     union = allowed if allowed.ndim == 1 else allowed.any(0)
-    for ids in _ranges(union.nonzero()[:, 0], cu_seqlens_d, most, scratch_bytes // row_bytes):
-        cu = from_lengths(lengths(cu_seqlens_d)[ids])
-        segments = segment_ids(cu)
-        places = torch.arange(segments.shape[0], device=device) - cu[segments]
-        places += cu_seqlens_d[ids[segments]]
+    found = union.nonzero()[:, 0]
+    for ids in runs(cu_seqlens_d, found, most, scratch_bytes // row_bytes):
+        places, _, cu = rows_of(cu_seqlens_d, ids)
         scores = maxsim_triton(
             queries, cu_seqlens_q, _rows(documents, places), cu, None,
             None if document_scales is None else document_scales[places], reduction,
@@ -70,18 +66,6 @@ def maxsim_topk_triton(
         may = None if allowed.ndim == 1 else allowed[:, ids]
         best.add(keys_of(scores, ids, may))
     return best.result()
-
-
-def _ranges(ids: Tensor, cu_seqlens_d: Tensor, most: int, most_rows: int) -> Iterator[Tensor]:
-    """Yield runs of documents, at most so many of so many rows together, or one larger one."""
-    ends = lengths(cu_seqlens_d)[ids].cumsum(0).cpu()
-    first, n = 0, ids.shape[0]
-    while first < n:
-        before = int(ends[first - 1]) if first else 0
-        last = int(torch.searchsorted(ends, before + most_rows, right=True))
-        last = max(min(last, first + most), first + 1)
-        yield ids[first:last]
-        first = last
 
 
 def _rows(vectors: Tensor, rows: Tensor) -> Tensor:
