@@ -55,8 +55,8 @@ def portable(source: str, depth: int) -> str:
         first = next(n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom))
         if isinstance(first, ast.ImportFrom) and first.module == "__future__":
             first = tree.body[tree.body.index(first) + 1]  # type: ignore[assignment]
-        line = f"from {'.' * depth}_ops import {', '.join(needed)}\n"
-        changes.append(((first.lineno, 0, first.lineno, 0), line, ""))
+        imported = f"from {'.' * depth}_ops import {', '.join(needed)}\n"
+        changes.append(((first.lineno, 0, first.lineno, 0), imported, ""))
     lines = source.encode().splitlines(keepends=True)
     starts = [0]
     for each in lines:
