@@ -51,6 +51,9 @@ _GRPC_OPTIONS = {
     # a new one instead of waiting on it again
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 10_000,
+    # none but identity, bit 0: a server gzips what it answers where gzip is offered, and 100
+    # documents of token vectors take 8 s in place of 0.5 s
+    "grpc.compression_enabled_algorithms_bitset": 1,
 }
 
 _CONNECTING = Retries(attempts=4, budget_s=10.0, longest_wait_s=2.0)

@@ -61,6 +61,8 @@ def test_grpc_is_preferred(caller: Callers, filled: GrpcServer, rest_server: Res
     assert asked.run(query(1)) == [(12, 12.0)]
     assert filled.seen == {"HealthCheck": 1, "Upsert": 1, "Delete": 1, "Count": 1, "QueryBatch": 1}
     assert [r.path for r in rest_server.requests] == ["/"]
+    options = asked.client.init_options["grpc_options"]
+    assert options["grpc.compression_enabled_algorithms_bitset"] == 1, "gzip is not offered"
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
