@@ -58,6 +58,24 @@ def main(arguments: list[str] | None = None) -> int:
         "--location", type=Path, metavar="DIR", help="where the collection lies meanwhile"
     )
     ingest.set_defaults(run=_ingest)
+    gpu = commands.add_parser(
+        "gpu", help="all that only a card can tell, part by part, taken up where it ended"
+    )
+    gpu.add_argument("--dry", action="store_true", help="rehearse on the CPU, in the interpreter")
+    gpu.add_argument(
+        "--part", action="append", metavar="NAME", help="only this part; may stand twice"
+    )
+    gpu.add_argument("--again", action="store_true", help="parts that have an outcome too")
+    gpu.add_argument(
+        "--out",
+        type=Path,
+        default=_RESULTS,
+        help="folder of the JSON file (default: benchmarks/results)",
+    )
+    gpu.add_argument(
+        "--commit", metavar="HASH", help="what is measured, where there is no git to ask"
+    )
+    gpu.set_defaults(run=_gpu)
     plot = commands.add_parser("plot", help="draw the plots of results, of any suite")
     plot.add_argument(
         "files",
@@ -145,6 +163,19 @@ def _ingest(
         revision=options.commit,
     )
     return write(result, options.out), failures(result)
+
+
+def _gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Path, list[str]]:
+    from benchmarks.gpu.session import failures, run
+
+    path, result = run(
+        options.out,
+        dry=options.dry,
+        parts=options.part,
+        again=options.again,
+        revision=options.commit,
+    )
+    return path, failures(result)
 
 
 def _plot(paths: list[Path], out: Path | None) -> int:
