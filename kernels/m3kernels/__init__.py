@@ -18,6 +18,7 @@ torch's, ``torch.ops.m3kernels.*``, so that torch.compile traces them.
 # its name here once, before the lines below bind the function over it; Python doesn't bind it
 # again for a later `import m3kernels.maxsim.reference`, so the function stays.
 from m3kernels.certified import CertifiedDocuments, CertifiedTopk, certified_topk, certify
+from m3kernels.layouts import Padded, Slices
 from m3kernels.lexical import lexical_scores
 from m3kernels.maxsim import maxsim
 from m3kernels.maxsim_alignment import maxsim_alignment
@@ -30,6 +31,8 @@ __all__ = [
     "CertifiedTopk",
     "certified_topk",
     "certify",
+    "Padded",
+    "Slices",
     "lexical_scores",
     "maxsim",
     "maxsim_alignment",

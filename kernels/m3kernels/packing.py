@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = [
     "FLOAT_DTYPES",
@@ -23,12 +24,15 @@ __all__ = [
     "check_csr_values",
     "check_cu_seqlens",
     "check_cu_seqlens_values",
+    "check_no_gradient",
+    "check_no_tangent",
     "check_pairs",
     "check_pairs_values",
     "check_tensor",
     "from_lengths",
     "lengths",
     "segment_ids",
+    "wants_gradient",
 ]
 
 INDEX_DTYPES = (torch.int64, torch.int32)
@@ -209,6 +213,41 @@ def check_csr_values(name: str, csr: tuple[Tensor, Tensor, Tensor]) -> None:
             f"{name}'s indices has {after} after {before} in row {int(rows[i])}; "
             "expected ascending indices, none twice"
         )
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether torch is asked for a gradient by one of these."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def check_no_gradient(name: str, value: Tensor) -> None:
+    """Pass if no gradient is asked for by a tensor that has none.
+
+    Raises:
+        ValueError: it requires one.
+    """
+    if wants_gradient(value):
+        raise ValueError(
+            f"{name} requires a gradient, and there is none by it; pass {name}.detach()"
+        )
+
+
+def check_no_tangent(op: str, *tensors: Tensor | None) -> None:
+    """Pass if no derivative is asked for in forward mode, which no op here has.
+
+    Raises:
+        ValueError: a tensor has a tangent.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    for tensor in tensors:
+        dual = None if tensor is None else forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+        if dual is not None and dual.tangent is not None:
+            raise ValueError(
+                f"{op} has no derivative in forward mode; use torch.autograd.grad, or detach"
+            )
 
 
 def check_capturing(device: torch.device) -> None:

@@ -115,7 +115,7 @@ def test_vectors_lie_anyhow(
     want = m3kernels.maxsim(
         queries, cu_q, documents, cu_d, document_scales=scales, backend="reference"
     )
-    pairs = all_pairs(*want.shape, kernel.device)
+    pairs = all_pairs(want.shape[0], want.shape[1], kernel.device)
     for q, raw in zip(another_layout(queries), another_layout(bytes_), strict=False):
         d = raw.view(dtype)
         for some, wanted in ((None, want), (pairs, want.flatten())):
@@ -192,7 +192,7 @@ def test_vectors_of_any_dimension(kernel: Kernel, dim: int, dtype: torch.dtype) 
     want = m3kernels.maxsim(*batch, document_scales=scales, backend="reference")
     got = m3kernels.maxsim(*batch, document_scales=scales, backend=kernel.backend)
     torch.testing.assert_close(got, want, **LIMITS)
-    pairs = all_pairs(*want.shape, kernel.device)
+    pairs = all_pairs(want.shape[0], want.shape[1], kernel.device)
     got = m3kernels.maxsim(*batch, pairs=pairs, document_scales=scales, backend=kernel.backend)
     torch.testing.assert_close(got, want.flatten(), **LIMITS)
 
@@ -232,7 +232,8 @@ def test_export_with_any_number_of_documents(
     """One among them, which torch takes for another program unless it is told not to."""
     every = {0: Dim.DYNAMIC}
     batch = ragged(*sample, 16, device=device)
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    config: Any = torch.fx.experimental._config  # has no types
+    with config.patch(backed_size_oblivious=True):
         program = export(_Scores(), batch, dynamic_shapes=((every,) * 4,), strict=strict)
     for lengths in (([4, 1], [8]), ([4], [8, 8]), ([1, 2, 3], [4, 0, 9, 7]), ([2], [3])):
         fresh = ragged(*lengths, 16, device=device)

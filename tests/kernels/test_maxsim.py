@@ -447,12 +447,6 @@ def test_same_bytes_each_time(kernel: Kernel) -> None:
         assert torch.equal(first, second)
 
 
-def test_no_gradient(kernel: Kernel) -> None:
-    batch = ragged([2], [3], 16, device=kernel.device)
-    batch[0].requires_grad_()
-    assert_agrees(kernel, batch)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

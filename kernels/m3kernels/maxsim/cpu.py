@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from m3kernels.layouts import one_after_another, sequences, spans
 from m3kernels.maxsim.maxima import choose
 from m3kernels.packing import from_lengths, lengths, segment_ids
 
@@ -41,8 +42,12 @@ def maxsim_torch(
     document_scales: Tensor | None,
     reduction: str,
     scratch_bytes: int | None = None,
+    query_weights: Tensor | None = None,
 ) -> Tensor:
     """Score block by block; takes the checked arguments of `m3kernels.maxsim`.
+
+    Each side is packed or in spans, see `m3kernels.layouts`. Documents in spans are read where
+    they lie, and copied a block at a time where a block has several of them; queries are packed.
 
     A block of rows is multiplied with some queries' tokens, and a max over the rows of each
     document goes on from block to block. There are three ways to a block's maxima, in `maxima`:
@@ -59,18 +64,21 @@ def maxsim_torch(
     """
     if scratch_bytes is None:
         scratch_bytes = SCRATCH_BYTES_CPU if queries.device.type == "cpu" else SCRATCH_BYTES_GPU
+    if cu_seqlens_q.ndim == 2:
+        order, cu_seqlens_q = one_after_another(cu_seqlens_q)
+        queries = queries[order]
+        query_weights = None if query_weights is None else query_weights[order]
     n_tokens = lengths(cu_seqlens_q).clamp(min=1)
-    batch = (queries, cu_seqlens_q, documents, cu_seqlens_d)
     if pairs is None:
-        sums = _score_all(*batch, document_scales, scratch_bytes)
-        n_tokens = n_tokens[:, None]
-    elif queries.device.type == "cpu":
-        sums = _score_by_query(*batch, pairs, document_scales, scratch_bytes)
-        n_tokens = n_tokens[pairs[:, 0]]
+        sides = (queries, cu_seqlens_q, documents, cu_seqlens_d)
+        sums = _score_all(*sides, document_scales, query_weights, scratch_bytes)
+        return sums / n_tokens[:, None] if reduction == "mean" else sums
+    batch = (queries, cu_seqlens_q, documents, spans(cu_seqlens_d), pairs)
+    if queries.device.type == "cpu":
+        sums = _score_by_query(*batch, document_scales, query_weights, scratch_bytes)
     else:
-        sums = _score_padded(*batch, pairs, document_scales, scratch_bytes)
-        n_tokens = n_tokens[pairs[:, 0]]
-    return sums / n_tokens if reduction == "mean" else sums
+        sums = _score_padded(*batch, document_scales, query_weights, scratch_bytes)
+    return sums / n_tokens[pairs[:, 0]] if reduction == "mean" else sums
 
 
 def _score_all(
@@ -79,13 +87,14 @@ def _score_all(
     documents: Tensor,
     cu_seqlens_d: Tensor,
     document_scales: Tensor | None,
+    query_weights: Tensor | None,
     scratch_bytes: int,
 ) -> Tensor:
     """Sums of all queries against all documents, (n_q, n_d)."""
-    n_q, n_d = cu_seqlens_q.numel() - 1, cu_seqlens_d.numel() - 1
+    n_q, n_d = cu_seqlens_q.numel() - 1, sequences(cu_seqlens_d)
     out = queries.new_zeros(n_q, n_d, dtype=torch.float32)
-    batch = (queries, cu_seqlens_q, documents, cu_seqlens_d)
-    for of_q, of_d, sums in score_blocks(*batch, document_scales, scratch_bytes):
+    batch = (queries, cu_seqlens_q, documents, cu_seqlens_d, document_scales, scratch_bytes)
+    for of_q, of_d, sums in score_blocks(*batch, query_weights=query_weights):
         out[of_q, of_d] = sums
     return out
 
@@ -98,19 +107,23 @@ def score_blocks(
     document_scales: Tensor | None,
     scratch_bytes: int,
     allowed: Tensor | None = None,
+    query_weights: Tensor | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield the sums of some queries against some documents, until all have met.
 
-    Takes the arguments of `maxsim_torch`, and `allowed`, (n_d,) or (n_q, n_d) bool: the documents
-    that are asked for, None for all. Rows are skipped by whole blocks and the products of the
-    others stay as they are, so what is asked for has the same bits; the rest means nothing, or is
-    not yielded.
+    Takes the arguments of `maxsim_torch` with packed queries, and `allowed`, (n_d,) or (n_q, n_d)
+    bool: the documents that are asked for, None for all. Rows are skipped by whole blocks and the
+    products of the others stay as they are, so what is asked for has the same bits; the rest means
+    nothing, or is not yielded.
 
     Yields:
         (queries, documents, sums): two slices, and (queries, documents) float32.
     """
-    lengths_q, lengths_d = lengths(cu_seqlens_q), lengths(cu_seqlens_d)
-    starts_q, starts_d = cu_seqlens_q.tolist(), cu_seqlens_d.tolist()
+    packed = cu_seqlens_d.ndim == 1
+    spans_d = spans(cu_seqlens_d)
+    lengths_q, lengths_d = lengths(cu_seqlens_q), spans_d.diff(dim=1)[:, 0]
+    cu_d = cu_seqlens_d if packed else from_lengths(lengths_d)
+    starts_q, starts_d = cu_seqlens_q.tolist(), cu_d.tolist()
     for first_q, last_q in query_runs(starts_q):
         of_q = slice(first_q, last_q)
         tokens = queries[starts_q[first_q] : starts_q[last_q]].float()
@@ -126,16 +139,22 @@ def score_blocks(
             if tokens.shape[0] == 0:
                 yield of_q, of_d, tokens.new_zeros(last_q - first_q, last - first)
                 continue
-            rows = slice(starts_d[first], starts_d[last])
+            cu_part = cu_d[first : last + 1] - starts_d[first]
+            rows, offsets = slice(starts_d[first], starts_d[last]), None
+            if not packed:
+                rows, offsets = slice(None), spans_d[of_d, 0] - cu_part[:-1]
             maxima = _maxima(
                 tokens,
                 documents[rows],
                 None if document_scales is None else document_scales[rows],
-                cu_seqlens_d[first : last + 1] - starts_d[first],
-                None,
+                cu_part,
+                offsets,
                 scratch_bytes,
                 None if wanted is None else wanted[of_d],
             )  # (documents, tokens)
+            if query_weights is not None:
+                of_block = slice(starts_q[first_q], starts_q[last_q])
+                maxima = _weighed(maxima, query_weights[of_block])
             # Not index_add_, which sums in a varying order on a GPU.
             sums = torch.segment_reduce(
                 maxima.T.contiguous(), "sum", lengths=lengths_q[of_q], unsafe=True
@@ -143,48 +162,51 @@ def score_blocks(
             yield of_q, of_d, sums.masked_fill_(lengths_d[of_d] == 0, 0.0)
 
 
+def _weighed(maxima: Tensor, weights: Tensor) -> Tensor:
+    """Maxima (.., tokens) times their tokens' weights; of weight 0, 0 whatever the maximum is."""
+    return torch.where(weights == 0, 0.0, maxima * weights)
+
+
 def _score_by_query(
     queries: Tensor,
     cu_seqlens_q: Tensor,
     documents: Tensor,
-    cu_seqlens_d: Tensor,
+    spans_d: Tensor,
     pairs: Tensor,
     document_scales: Tensor | None,
+    query_weights: Tensor | None,
     scratch_bytes: int,
 ) -> Tensor:
     """Sums of the pairs, (n_pairs,): the pairs of a query share its products."""
     out = queries.new_zeros(pairs.shape[0], dtype=torch.float32)
-    _, lengths_d, order = _lengths_of_pairs(pairs, cu_seqlens_q, cu_seqlens_d)
+    _, lengths_d, order = _lengths_of_pairs(pairs, cu_seqlens_q, spans_d)
     # By query, then by document, so that neighbours in memory are read where they lie.
     order = order[pairs[order, 1].argsort(stable=True)]
     order = order[pairs[order, 0].argsort(stable=True)]
     ids, counts = torch.unique_consecutive(pairs[order, 0], return_counts=True)
     starts_q = cu_seqlens_q.tolist()
     for i_q, places in zip(ids.tolist(), torch.split(order, counts.tolist()), strict=True):
-        tokens = queries[starts_q[i_q] : starts_q[i_q + 1]].float()
+        of_query = slice(starts_q[i_q], starts_q[i_q + 1])
+        tokens = queries[of_query].float()
         for part in torch.split(places, documents_at_a_time(tokens, scratch_bytes)):
             i_d = pairs[part, 1]
             cu_part = from_lengths(lengths_d[part])
-            offsets = cu_seqlens_d[i_d] - cu_part[:-1]
-            rows, scales = documents, document_scales
-            steps: Tensor | None = offsets
-            if bool((offsets == offsets[0]).all()):  # neighbours
-                start = int(offsets[0])
-                rows, scales = rows[start:], None if scales is None else scales[start:]
-                steps = None
-            maxima = _maxima(tokens, rows, scales, cu_part, steps, scratch_bytes)
+            offsets = spans_d[i_d, 0] - cu_part[:-1]
+            maxima = _maxima(tokens, documents, document_scales, cu_part, offsets, scratch_bytes)
+            if query_weights is not None:
+                maxima = _weighed(maxima, query_weights[of_query])
             out[part] = maxima.sum(1)
     return out
 
 
 def _lengths_of_pairs(
-    pairs: Tensor, cu_seqlens_q: Tensor, cu_seqlens_d: Tensor
+    pairs: Tensor, cu_seqlens_q: Tensor, spans_d: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of each pair's query and document, (n_pairs,) each, and the places of the pairs
     where both have some: the others score 0.
     """
     lengths_q = lengths(cu_seqlens_q)[pairs[:, 0]]
-    lengths_d = lengths(cu_seqlens_d)[pairs[:, 1]]
+    lengths_d = spans_d.diff(dim=1)[pairs[:, 1], 0]
     return lengths_q, lengths_d, ((lengths_q > 0) & (lengths_d > 0)).nonzero()[:, 0]
 
 
@@ -212,6 +234,11 @@ def _maxima(
         wanted: (n,) bool, the documents that are asked for; blocks without any are skipped.
     """
     starts = cu_seqlens.tolist()
+    moved = None if offsets is None else offsets.tolist()
+    if moved is not None and len(set(moved)) == 1:  # neighbours
+        documents = documents[moved[0] :]
+        document_scales = None if document_scales is None else document_scales[moved[0] :]
+        offsets = None
     running = choose(tokens, documents, starts, document_scales, scratch_bytes * 3 // 4)
     row_bytes = running.row_bytes
     if offsets is not None:  # the copy of the rows, and their numbers
@@ -224,7 +251,9 @@ def _maxima(
             continue
         segments = segment_ids(cu_seqlens[first : last + 1].clamp(begin, end), end - begin)
         rows: slice | Tensor = slice(begin, end)
-        if offsets is not None:
+        if moved is not None and offsets is not None and len(set(moved[first:last])) == 1:
+            rows = slice(begin + moved[first], end + moved[first])  # of one, or of neighbours
+        elif offsets is not None:
             rows = torch.arange(begin, end, device=offsets.device) + offsets[first:last][segments]
         scales = None if document_scales is None else document_scales[rows]
         running.add(documents[rows], scales, segments, first, last)
@@ -261,9 +290,10 @@ def _score_padded(
     queries: Tensor,
     cu_seqlens_q: Tensor,
     documents: Tensor,
-    cu_seqlens_d: Tensor,
+    spans_d: Tensor,
     pairs: Tensor,
     document_scales: Tensor | None,
+    query_weights: Tensor | None,
     scratch_bytes: int,
 ) -> Tensor:
     """Sums of the pairs, (n_pairs,), by padded blocks of pairs: few launches on a GPU."""
@@ -271,8 +301,8 @@ def _score_padded(
     scratch = scratch_bytes // 4
     queries = queries.float()
     out = queries.new_zeros(pairs.shape[0])
-    start_q, start_d = cu_seqlens_q[pairs[:, 0]], cu_seqlens_d[pairs[:, 1]]
-    lengths_q, lengths_d, scored = _lengths_of_pairs(pairs, cu_seqlens_q, cu_seqlens_d)
+    start_q, start_d = cu_seqlens_q[pairs[:, 0]], spans_d[pairs[:, 1], 0]
+    lengths_q, lengths_d, scored = _lengths_of_pairs(pairs, cu_seqlens_q, spans_d)
     end_q, end_d = start_q + lengths_q, start_d + lengths_d
 
     # Pairs of like size share a block, so that little of it is padding: queries of one power of
@@ -298,5 +328,8 @@ def _score_padded(
             similarity = queries[i_q] @ documents[i_d].float().mT  # (pairs, query, document)
             if document_scales is not None:
                 similarity *= document_scales[i_d][:, None]
-            out[block] = similarity.amax(2).masked_fill_(past_q, 0.0).sum(1)
+            best = similarity.amax(2)
+            if query_weights is not None:
+                best = _weighed(best, query_weights[i_q])
+            out[block] = best.masked_fill_(past_q, 0.0).sum(1)
     return out
