@@ -6,10 +6,9 @@ import zlib
 from fnmatch import fnmatch
 
 import torch
-from m3kernels.ops import OPS
 
 from benchmarks.kernels.bench import Case, Inputs
-from benchmarks.kernels.ops import bench_of
+from benchmarks.kernels.ops import NAMES, bench_of
 
 __all__ = ["cases", "draw", "key"]
 
@@ -21,7 +20,7 @@ def key(case: Case) -> str:
 
 def cases(device: str, *, quick: bool, patterns: list[str] | None = None) -> list[Case]:
     """Return the cases for "cuda" or "cpu" whose key matches one of `patterns`, or all."""
-    found = [case for op in OPS for case in bench_of(op.name).cases(device, quick)]
+    found = [case for name in NAMES for case in bench_of(name).cases(device, quick)]
     if not patterns:
         return found
     return [case for case in found if any(fnmatch(key(case), pattern) for pattern in patterns)]

@@ -41,6 +41,7 @@ _PACKAGES = (
     "late-interaction-kernels",
     "flash-maxsim",
     "maxsim-cpu",
+    "numkong",
     "scipy",
 )
 

@@ -55,7 +55,7 @@ def assert_right(
     wide = (queries, cu_q, documents.float(), cu_d)
     scores, ids = m3kernels.maxsim_topk(*wide, k, **options)
     size = float(scores[scores.isfinite()].abs().max()) if scores.isfinite().any() else 0.0
-    near = {"rtol": 0.0, "atol": 4e-6 * size + 1e-37}
+    near: dict[str, Any] = {"rtol": 0.0, "atol": 4e-6 * size + 1e-37}
     torch.testing.assert_close(found.scores, scores, **near, equal_nan=True)
     if not torch.equal(found.ids, ids):
         options.pop("documents_mask", None)

@@ -23,8 +23,8 @@ Rows: TypeAlias = Any
 
 _NUMPY_DTYPES = ("float32", "float16")
 
-# Numbers of the float64 copies at a time: 16 MB each.
-_BLOCK = 1 << 21
+# Numbers of the float64 copies at a time: 2 MB each, which the cache holds.
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,20 @@ class CertifiedDocuments:
     cu_seqlens: Tensor
     exact: Rows
 
-    def exact_rows(self, places: Tensor) -> Tensor:
-        """Return the vectors at places (n,) int64 as float32 (n, d) on the device of `rows`."""
+    @property
+    def at_hand(self) -> bool:
+        """Whether the exact rows lie in the memory that the others lie in."""
+        return isinstance(self.exact, Tensor) and self.exact.device == self.rows.device
+
+    def exact_rows(self, places: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the vectors at places (n,) int64 as float32 (n, d) on the device of `rows`.
+
+        In `out` where it is given.
+        """
+        if out is not None:
+            if self.at_hand and self.exact.dtype == torch.float32:
+                return torch.index_select(self.exact, 0, places, out=out)
+            return out.copy_(self.exact_rows(places))
         if isinstance(self.exact, Tensor):
             found = self.exact.index_select(0, places.to(self.exact.device))
         else:

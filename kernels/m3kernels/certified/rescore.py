@@ -13,8 +13,10 @@ from m3kernels.subsets import rows_of
 
 __all__ = ["rescore_torch", "rescore_triton"]
 
-# A product of so many rows rounds each as a larger one does; MKL takes other ways for few rows.
+# A product of so many rows rounds each as a larger one does. MKL takes other ways for few rows,
+# and for the odd ones at the end.
 _ROWS_OF_ALIKE = 512
+_EVEN = 64
 
 
 def rescore_torch(
@@ -49,16 +51,17 @@ def rescore_torch(
     in_rest = rows >= last_block
 
     whole, of_whole = rows[~in_rest], segments[~in_rest]
+    most = min(n_rows, max(-(-whole.shape[0] // _EVEN) * _EVEN, _ROWS_OF_ALIKE))
+    block = tokens.new_zeros(most, tokens.shape[1])
     for first in range(0, whole.shape[0], n_rows):
         part = slice(first, first + n_rows)
         n = whole[part].shape[0]
-        room = min(n_rows, max(1 << (n - 1).bit_length(), _ROWS_OF_ALIKE))
-        block = tokens.new_zeros(room, tokens.shape[1])
-        block[:n] = documents.exact_rows(whole[part])
-        _raise(maxima, of_whole[part], (block @ tokens.T)[:n])
+        documents.exact_rows(whole[part], out=block[:n])
+        room = min(most, max(-(-n // _EVEN) * _EVEN, _ROWS_OF_ALIKE))
+        _raise(maxima, of_whole[part], (block[:room] @ tokens.T)[:n])
 
     rest, of_rest, begins, ends = (part[in_rest] for part in (rows, segments, last_block, end))
-    for begin in begins.unique().tolist():
+    for begin in torch.unique(begins).tolist():
         here = begins == begin
         block = documents.exact_rows(torch.arange(begin, int(ends[here][0]), device=ids.device))
         products = block @ tokens.T

@@ -1,8 +1,9 @@
 """Scores from the int8 documents, to find those that can be among the best.
 
 On a CPU with VNNI (or AMX) the query too is one int8 number with a factor for each token, which
-takes half of the time of two digits, at twice the bound. Those that this leaves are looked at a
-second time with what `maxsim` makes of int8 documents; elsewhere that is the only look.
+takes half of the time of two digits, at twice the bound. Where exact rows come from a file or
+another device, what this leaves is looked at a second time with what `maxsim` makes of int8
+documents, which reads fewer of them; elsewhere than on such a CPU that is the only look.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Certified search: a scan of the int8 documents, then the exact rows of those that can be among
-the best.
+"""Certified search: a scan of int8 documents, then the exact rows of those that can be the best.
 
 A scan gives what each score is at least and at most. The k-th largest of the least ones is reached
 by k documents, so a document whose most is below it is not among the k best. The scan keeps those
-that reach the k-th so far, which becomes larger as it goes on.
+that reach the k-th so far, which becomes larger as it goes on. Of those that are left the k of the
+largest bounds are scored again first: their k-th score is larger still, and more of the others
+stay below it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from m3kernels.maxsim.cpu import (
     query_runs,
 )
 from m3kernels.maxsim_topk.ranking import Best, keys_of
-from m3kernels.packing import lengths
+from m3kernels.packing import from_lengths, lengths
 from m3kernels.subsets import rows_of, runs
 
 __all__ = ["certified_topk_torch", "certified_topk_triton"]
@@ -34,9 +35,6 @@ Rescore = Callable[[tuple[Tensor, Tensor], Tensor], Tensor]
 
 # A score, its two bounds and what the k-th largest of them is found with.
 _SCORE_BYTES = 64
-
-# From so many documents for each of the k on a second look repays itself.
-_SECOND_LOOK = 2
 
 # What the exact rows of the documents that are scored at a time may take, in float32, and the int8
 # rows that are looked at a second time.
@@ -135,23 +133,36 @@ class _Run:
         Args:
             score: the scores of the queries with int8 rows, their cu_seqlens and their scales.
             rescore: the scores of the queries with documents ids, from their exact rows.
-            coarse: scan with `Coarse` first.
+            coarse: scan with `Coarse`, and look with `score` only at what that leaves.
         """
         if coarse:
-            of_query, ids = self._scan(self._coarse())
-            if ids.shape[0] > _SECOND_LOOK * self.k * self.n_q:
-                of_query, ids = self._scan(self._fine(score, ids.unique()))
+            of_query, ids, most = self._scan(self._coarse())
+            # A second look takes longer than to score what it saves, where that is at hand.
+            if not self.documents.at_hand:
+                of_query, ids, most = self._scan(self._fine(score, torch.unique(ids)))
         else:
-            of_query, ids = self._scan(self._fine(score, self.union.nonzero()[:, 0]))
+            of_query, ids, most = self._scan(self._fine(score, self.union.nonzero()[:, 0]))
 
         best = Best(self.n_q, self.k, ids.device)
-        for part in self._parts(ids.unique(), 4):
+        at_first = _ranks(of_query, most, self.n_q) < self.k
+        some = torch.unique(ids[at_first])
+        self._add(best, rescore, some)
+        least = best.result()[0][:, -1].nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        then = ~at_first & (most >= least[of_query])
+        others = torch.unique(ids[then])
+        self._add(best, rescore, others[~torch.isin(others, some)])
+        return *best.result(), torch.bincount(of_query[at_first | then], minlength=self.n_q)
+
+    def _add(self, best: Best, rescore: Rescore, ids: Tensor) -> None:
+        for part in self._parts(ids, 4):
             may = self.allowed[part] if self.allowed.ndim == 1 else self.allowed[:, part]
             best.add(keys_of(rescore(self.batch, part), part, may))
-        return *best.result(), torch.bincount(of_query, minlength=self.n_q)
 
-    def _scan(self, blocks: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The documents that can be among the k best, as (queries, ids), both (n,).
+    def _scan(
+        self, blocks: Iterator[tuple[Tensor, Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The documents that can be among the k best: of which query, their ids, and what their
+        score is at most, (n,) each.
 
         A block is the ids (m,) of documents, and what their scores are at least and at most,
         (n_q, m) each.
@@ -178,7 +189,7 @@ class _Run:
             found.append((of_query, ids[places], upper[of_query, places]))
         of_query, ids, most = (torch.cat(parts) for parts in zip(*found, strict=True))
         reach = most >= least[of_query]
-        return of_query[reach], ids[reach]
+        return of_query[reach], ids[reach], most[reach]
 
     def _coarse(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """All documents that are allowed, by one digit of the query."""
@@ -218,3 +229,14 @@ class _Run:
     def _parts(self, ids: Tensor, itemsize: int) -> Iterator[Tensor]:
         rows = max(_ROWS_BYTES // (itemsize * self.documents.rows.shape[1]), 1)
         return runs(self.documents.cu_seqlens, ids, self.most, rows)
+
+
+def _ranks(of_query: Tensor, most: Tensor, n_q: int) -> Tensor:
+    """The place of each number (n,) among those of its query, 0 for the largest."""
+    order = most.argsort(descending=True, stable=True)
+    order = order[of_query[order].argsort(stable=True)]
+    starts = from_lengths(torch.bincount(of_query, minlength=n_q))
+    places = torch.arange(order.shape[0], device=order.device)
+    ranks = torch.empty_like(places)
+    ranks[order] = places - starts[of_query[order]]
+    return ranks
