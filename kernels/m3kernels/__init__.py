@@ -29,10 +29,10 @@ from m3kernels.sparse_max import sparse_max
 __all__ = [
     "CertifiedDocuments",
     "CertifiedTopk",
-    "certified_topk",
-    "certify",
     "Padded",
     "Slices",
+    "certified_topk",
+    "certify",
     "lexical_scores",
     "maxsim",
     "maxsim_alignment",
