@@ -18,8 +18,9 @@ from m3kernels.packing import lengths
 
 __all__ = ["Coarse", "lost_by_digits"]
 
-# Rows of a block, whose products stay in the cache.
+# Rows of a block and bytes of its products, which stay in the cache.
 _ROWS = 4096
+_PRODUCT_BYTES = 4 << 20
 
 # Documents whose maxima are held at a time, in bytes.
 _MAXIMA_BYTES = 4 << 20
@@ -63,14 +64,15 @@ class Coarse:
         n = len(starts) - 1
         n_tokens = self.factors.shape[0]
         maxima = self.factors.new_full((n, n_tokens), -torch.inf)
+        step = min(_ROWS, max(_PRODUCT_BYTES // (8 * max(n_tokens, 1)), 64))
         # Used again: memory that is fresh takes as long as a product.
-        room = min(_ROWS, starts[-1] - starts[0])
+        room = min(step, starts[-1] - starts[0])
         sums = torch.empty((room, n_tokens), dtype=torch.int32)
         products = torch.empty((room, n_tokens))
         segments = torch.repeat_interleave(torch.arange(n), cu_seqlens.diff())
         some = None if bool(wanted.all()) else wanted[segments]
-        for begin in range(starts[0], starts[-1], _ROWS):
-            block = slice(begin, min(begin + _ROWS, starts[-1]))
+        for begin in range(starts[0], starts[-1], step):
+            block = slice(begin, min(begin + step, starts[-1]))
             here = slice(block.start - starts[0], block.stop - starts[0])
             if some is not None and not bool(some[here].any()):
                 continue
