@@ -7,7 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from m3kernels.packing import FLOAT_DTYPES, check_tensor
+from m3kernels.packing import (
+    FLOAT_DTYPES,
+    check_no_gradient,
+    check_no_tangent,
+    check_tensor,
+)
 
 __all__ = ["quantize_tokens"]
 
@@ -42,13 +47,16 @@ def quantize_tokens(vectors: Tensor, dtype: torch.dtype = torch.int8) -> tuple[T
 
     Returns:
         The numbers (sum_t, d) of `dtype` and the scales (sum_t,) float32, on the device of
-        `vectors`. Neither requires a gradient.
+        `vectors`.
 
     Raises:
         TypeError: `vectors` is no tensor or has another dtype, or `dtype` is none of the two.
-        ValueError: `vectors` has not two dimensions, or no columns.
+        ValueError: `vectors` has not two dimensions, or no columns, or requires a gradient, which
+            rounding has not: pass `vectors.detach()`.
     """
     check_tensor("vectors", vectors, ndim=2, dtypes=FLOAT_DTYPES)
+    check_no_gradient("vectors", vectors)
+    check_no_tangent("quantize_tokens", vectors)
     if dtype not in _LARGEST:
         raise TypeError(f"dtype is {dtype!r}; expected torch.int8 or torch.float8_e4m3fn")
     n, dim = vectors.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m3kernels.packing import FLOAT_DTYPES, check_tensor
+from m3kernels.packing import FLOAT_DTYPES, check_no_gradient, check_tensor
 
 __all__ = ["QUANTIZED_DTYPES", "check_token_vectors"]
 
@@ -19,7 +19,8 @@ def check_token_vectors(
 
     Raises:
         TypeError: one is no tensor or has another dtype.
-        ValueError: one has another shape or device, or scales are missing or too many.
+        ValueError: one has another shape or device, or requires a gradient, or scales are missing
+            or too many.
     """
     queries = check_tensor("queries", queries, ndim=2, dtypes=FLOAT_DTYPES)
     device = queries.device
@@ -31,6 +32,8 @@ def check_token_vectors(
             f"documents has vectors of {documents.shape[1]}; expected {queries.shape[1]}, "
             "as queries has"
         )
+    check_no_gradient("queries", queries)
+    check_no_gradient("documents", documents)
     quantized = documents.dtype in QUANTIZED_DTYPES
     if document_scales is None:
         if quantized:
@@ -47,6 +50,7 @@ def check_token_vectors(
     scales = check_tensor(
         "document_scales", document_scales, ndim=1, dtypes=FLOAT_DTYPES, device=device
     )
+    check_no_gradient("document_scales", scales)
     if scales.shape[0] != documents.shape[0]:
         raise ValueError(
             f"document_scales has {scales.shape[0]} entries; "

@@ -329,3 +329,206 @@ def test_an_infinity_reaches_only_its_own(kernel: Kernel) -> None:
     (got,) = torch.autograd.grad(scores[:, 0].sum(), queries)
     assert got.isfinite().all()
     assert got.any(1).all()
+
+
+CSR = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def states(
+    lengths: list[int], seed: int = 0, vocab: int = 9, dim: int = 6
+) -> tuple[torch.Tensor, ...]:
+    """hidden, weight, bias, token_ids, cu_seqlens."""
+    rng = torch.Generator().manual_seed(seed)
+    rows = sum(lengths)
+    return (
+        torch.randn(rows, dim, generator=rng),
+        torch.randn(dim, generator=rng),
+        torch.randn((), generator=rng),
+        torch.randint(0, vocab, (rows,), generator=rng),
+        from_lengths(lengths),
+    )
+
+
+def dense_sparse_max(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    ids: torch.Tensor,
+    cu: torch.Tensor,
+) -> torch.Tensor:
+    """The values of the rows one after another, in float64: torch differentiates it."""
+    weights = (hidden.double() @ weight.double() + bias.double()).relu()
+    values = [weights[:0]]
+    for start, end in zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True):
+        for i in sorted(set(ids[start:end].tolist()) - {0, 1, 2, 3}):
+            best = weights[start:end][ids[start:end] == i].max(0).values
+            if best > 0:
+                values.append(best[None])
+    return torch.cat(values)
+
+
+def test_sparse_max_passes_gradcheck() -> None:
+    hidden, weight, bias, ids, cu = states([5, 0, 4])
+    leaves = [part.double().requires_grad_() for part in (hidden, weight, bias)]
+    assert torch.autograd.gradcheck(lambda h, w, b: dense_sparse_max(h, w, b, ids, cu), leaves)
+
+
+@pytest.mark.parametrize("trim", [True, False])
+@pytest.mark.parametrize("lengths", [[30, 0, 9], [1], [0, 0], [], [200, 40]], ids=str)
+def test_sparse_max(kernel: Kernel, lengths: list[int], trim: bool) -> None:
+    batch = [part.to(kernel.device) for part in states(lengths, vocab=12)]
+    leaves = [part.requires_grad_() for part in batch[:3]]
+    want = dense_sparse_max(*batch)
+    wanted = gradients(want, leaves, again=True)
+    for backend in (kernel.backend, "reference"):
+        indptr, _, values = m3kernels.sparse_max(*batch, trim=trim, backend=backend)
+        values = values[: int(indptr[-1])]
+        torch.testing.assert_close(values, want.float(), **CLOSE)
+        for ours, theirs in zip(gradients(values, leaves), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_sparse_max_of_equal_tokens(kernel: Kernel) -> None:
+    """The first has the gradient, in each sequence; ignored and negative ones have none."""
+    hidden = torch.ones(9, 5, device=kernel.device)
+    hidden[2] = -1.0
+    hidden.requires_grad_()
+    ids = torch.tensor([7, 7, 8, 2, 7, 9, 7, 7, 9], device=kernel.device)
+    weight, bias = torch.ones(5, device=kernel.device), torch.zeros((), device=kernel.device)
+    cu = torch.tensor([0, 6, 9], device=kernel.device)
+    values = m3kernels.sparse_max(hidden, weight, bias, ids, cu, backend=kernel.backend)[2]
+    factors = torch.tensor([1.0, 2.0, 3.0, 4.0], device=kernel.device)
+    (by_hidden,) = torch.autograd.grad(values, hidden, factors)
+    assert by_hidden[:, 0].tolist() == [1, 0, 0, 0, 0, 2, 3, 0, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_narrow_states_have_narrow_gradients(kernel: Kernel, dtype: torch.dtype) -> None:
+    hidden, weight, bias, ids, cu = (part.to(kernel.device) for part in states([40, 9], vocab=30))
+    narrow = [part.to(dtype).requires_grad_() for part in (hidden, weight, bias)]
+    wide = [part.detach().double().requires_grad_() for part in narrow]
+    want = gradients(dense_sparse_max(*wide, ids, cu), wide)
+    values = m3kernels.sparse_max(*narrow, ids, cu, backend=kernel.backend)[2]
+    for ours, theirs in zip(gradients(values, narrow), want, strict=True):
+        assert ours.dtype == dtype
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(ours, theirs.to(dtype), rtol=2 * eps, atol=1e-4)
+
+
+def rows_of(n: int, seed: int, vocab: int = 12) -> CSR:
+    rng = torch.Generator().manual_seed(seed)
+    weights = torch.randn(n, vocab, generator=rng)
+    held = torch.rand(n, vocab, generator=rng) < 0.4
+    indptr = from_lengths(held.sum(1))
+    return indptr, held.nonzero()[:, 1].int(), weights[held]
+
+
+@pytest.mark.parametrize("sizes", [(3, 20), (1, 1), (0, 4), (4, 0)], ids=str)
+def test_lexical_scores(kernel: Kernel, sizes: tuple[int, int]) -> None:
+    sides = [rows_of(n, seed) for seed, n in enumerate(sizes)]
+    leaves = [values.to(kernel.device).requires_grad_() for _, _, values in sides]
+    if leaves[0].numel():
+        leaves[0].data[0] = 0.0  # a stored 0 has a gradient too
+
+    def dense(values: list[torch.Tensor]) -> torch.Tensor:
+        matrices = []
+        for (indptr, indices, _), some in zip(sides, values, strict=True):
+            rows = torch.arange(len(indptr) - 1).repeat_interleave(indptr.diff())
+            matrix = some.new_zeros(len(indptr) - 1, 12)
+            place = (rows.to(some.device), indices.long().to(some.device))
+            matrices.append(matrix.index_put(place, some))
+        return matrices[0] @ matrices[1].T
+
+    wide = [part.detach().double().requires_grad_() for part in leaves]
+    assert torch.autograd.gradcheck(lambda *values: dense(list(values)), wide)
+    wanted = gradients(dense(wide), wide)
+    for tail, validate in ((0, True), (5, False)):
+        given = [
+            (
+                indptr.to(kernel.device),
+                torch.nn.functional.pad(indices, (0, tail), value=7).to(kernel.device),
+                torch.nn.functional.pad(values, (0, tail), value=9.0),
+            )
+            for (indptr, indices, _), values in zip(sides, leaves, strict=True)
+        ]
+        for backend in (kernel.backend, "reference"):
+            got = m3kernels.lexical_scores(given[0], given[1], backend=backend, validate=validate)
+            for ours, theirs in zip(gradients(got, leaves, again=True), wanted, strict=True):
+                torch.testing.assert_close(ours, theirs.float(), **CLOSE)
+
+
+def test_an_infinite_weight_reaches_only_those_who_share_it(kernel: Kernel) -> None:
+    indptr = torch.tensor([0, 2, 3], device=kernel.device)
+    ids = torch.tensor([4, 9, 4], device=kernel.device)
+    values = torch.tensor([2.0, math.inf, 3.0], device=kernel.device)
+    side = indptr, ids, values
+    mine = torch.ones(3, device=kernel.device).requires_grad_()
+    scores = m3kernels.lexical_scores((indptr, ids, mine), side, backend=kernel.backend)
+    (got,) = torch.autograd.grad(scores[1].sum(), mine)
+    assert got.tolist() == [0.0, 0.0, 5.0]
+
+
+def test_a_lexical_head_can_be_trained(kernel: Kernel) -> None:
+    """Through sparse_max's untrimmed rows and lexical_scores, twice the same bytes."""
+    hidden, weight, bias, ids, cu = (part.to(kernel.device) for part in states([9, 7, 0, 20]))
+    leaves = [part.requires_grad_() for part in (hidden, weight, bias)]
+
+    def once(backend: str) -> tuple[torch.Tensor, ...]:
+        csr = m3kernels.sparse_max(*leaves, ids, cu, trim=False, backend=backend)
+        scores = m3kernels.lexical_scores(csr, csr, backend=backend, validate=False)
+        return scores, *gradients(scores, leaves)
+
+    want = once("reference")
+    got = once(kernel.backend)
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert all(torch.equal(a, b) for a, b in zip(got, once(kernel.backend), strict=True))
+    with torch.autocast(kernel.device.type, dtype=torch.bfloat16):
+        narrow = once(kernel.backend)
+    assert all(torch.equal(a, b) for a, b in zip(got, narrow, strict=True))
+
+
+def test_torch_compile_differentiates_a_lexical_head(device: torch.device) -> None:
+    hidden, weight, bias, ids, cu = (part.to(device) for part in states([9, 7, 0, 20]))
+
+    def scores(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        csr = m3kernels.sparse_max(h * 2, w, b, ids, cu, trim=False)
+        return m3kernels.lexical_scores(csr, csr, validate=False)
+
+    compiled_agrees(scores, hidden, weight, bias)
+
+
+def test_the_lexical_ops_are_well_formed(kernel: Kernel) -> None:
+    batch = [part.to(kernel.device) for part in states([5, 0, 9])]
+    leaves = [part.requires_grad_() for part in batch[:3]]
+    torch.library.opcheck(
+        torch.ops.m3kernels.sparse_max.default,
+        (*leaves, *batch[3:], [0, 1, 2, 3], kernel.backend, True),
+        # The tester of tracing adds up all results, the first an integer one, in place.
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+    sides = [
+        (*(part.to(kernel.device) for part in rows_of(n, n)[:2]), values.requires_grad_())
+        for n in (3, 5)
+        for values in (rows_of(n, n)[2].to(kernel.device),)
+    ]
+    torch.library.opcheck(
+        torch.ops.m3kernels.lexical_scores.default, (*sides[0], *sides[1], kernel.backend, True)
+    )
+
+
+def test_ops_without_a_gradient_say_so(device: torch.device) -> None:
+    queries, cu_q, documents, cu_d = ragged([3, 4], [5, 0, 9], 16, device=device)
+    pairs = all_pairs(2, 3, device)
+    certified = m3kernels.certify(documents, cu_d)
+    leaf = queries.clone().requires_grad_()
+    match = r"queries requires a gradient.*queries\.detach\(\)"
+    for call in (
+        lambda: m3kernels.maxsim_alignment(leaf, cu_q, documents, cu_d, pairs),
+        lambda: m3kernels.maxsim_topk(leaf, cu_q, documents, cu_d, 2),
+        lambda: m3kernels.certified_topk(leaf, cu_q, certified, 2),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+        with torch.no_grad():
+            call()

@@ -403,12 +403,6 @@ def test_same_bytes_each_time(kernel: Kernel) -> None:
     assert torch.equal(first, second)
 
 
-def test_no_gradient(kernel: Kernel) -> None:
-    q, d = csr(random_rows(2, 5, 9), kernel.device), csr(random_rows(3, 5, 9), kernel.device)
-    q[2].requires_grad_()
-    assert_agrees(kernel, q, d)
-
-
 @pytest.mark.parametrize("validate", [True, False])
 def test_torch_compile_traces_it(kernel: Kernel, validate: bool) -> None:
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)

@@ -116,15 +116,26 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_no_rows_views_and_gradients(dtype: torch.dtype) -> None:
+def test_no_rows_and_views(dtype: torch.dtype) -> None:
     quantized, scales = quantize_tokens(torch.ones(0, 4), dtype)
     assert (quantized.shape, scales.shape) == ((0, 4), (0,))
-    vectors = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    vectors = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
     want = quantize_tokens(vectors, dtype)
     got = quantize_tokens(vectors.T.contiguous().T, dtype)
     for mine, theirs in zip(got, want, strict=True):
         assert torch.equal(mine.float(), theirs.float())
-        assert not mine.requires_grad
+
+
+def test_rounding_has_no_gradient() -> None:
+    vectors = torch.ones(3, 4, requires_grad=True)
+    with pytest.raises(ValueError, match=r"vectors requires a gradient.*vectors\.detach\(\)"):
+        quantize_tokens(vectors)
+    for allowed in (torch.no_grad(), torch.inference_mode()):
+        with allowed:
+            quantized, scales = quantize_tokens(vectors)
+            assert not quantized.requires_grad
+            assert not scales.requires_grad
+    quantize_tokens(vectors.detach())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from m3kernels.certified.documents import CertifiedDocuments, certify
 from m3kernels.certified.search import certified_topk_torch, certified_topk_triton
-from m3kernels.dispatch import choose
+from m3kernels.dispatch import as_written, choose
 from m3kernels.maxsim import _unsupported as unsupported
 from m3kernels.maxsim_topk import allowed_documents, check_documents_mask, check_k
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
@@ -19,6 +19,7 @@ from m3kernels.packing import (
     check_capturing,
     check_cu_seqlens,
     check_cu_seqlens_values,
+    check_no_gradient,
     check_tensor,
 )
 
@@ -76,7 +77,7 @@ def certified_topk(
     unit vectors the first two terms are 0.0075 each, the second 0.0001 where the scan takes the
     query in two digits; the last are below 0.0002.
 
-    There is no gradient: the result never requires one. A call waits for a GPU.
+    There is no gradient: to ask for one is an error. A call waits for a GPU.
 
     Args:
         queries: (sum_q, d) float32, float16 or bfloat16, on the device of `documents.rows`.
@@ -125,7 +126,8 @@ def certified_topk(
     if validate:
         check_capturing(device)
         check_cu_seqlens_values("cu_seqlens_q", cu_q, rows=queries.shape[0])
-    with torch.no_grad():
+    check_no_gradient("queries", queries)
+    with torch.no_grad(), as_written(device):
         allowed = allowed_documents(mask, n_d=n_d, validate=validate)
         match choose("certified_topk", backend, device, unsupported(queries, documents.rows)):
             case "triton":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
 from m3kernels.lexical.cpu import lexical_scores_torch
+from m3kernels.lexical.gradient import gradients
 from m3kernels.lexical.reference import lexical_scores_reference
-from m3kernels.packing import check_capturing, check_csr, check_csr_values
+from m3kernels.packing import check_capturing, check_csr, check_csr_values, check_no_tangent
 
 __all__ = ["lexical_scores"]
 
@@ -30,10 +31,15 @@ def lexical_scores(
     counts as no term. A NaN or an infinity reaches the scores of the pairs that share its id and
     no others.
 
-    Products are summed in float32 whatever the weights are. The same inputs give the same bytes.
-    There is no gradient: the result never requires one. The op is
-    `torch.ops.m3kernels.lexical_scores`, so torch.compile traces it. With Triton and
-    `validate=False` the call never waits for the device, and a CUDA graph can record it.
+    Products are summed in float32 whatever the weights are, under torch.autocast too. The same
+    inputs give the same bytes. The op is `torch.ops.m3kernels.lexical_scores`, so torch.compile
+    traces it. With Triton and `validate=False` the call never waits for the device, and a CUDA
+    graph can record it; `warmup` compiles what it needs.
+
+    The scores have a gradient by both sides' values, where they require one, so that with
+    `sparse_max` a lexical head can be trained; that by a stored 0 too. The backward pass lists
+    every shared term of a query and a document, 24 bytes or so each, and waits for a GPU. Sums
+    have one order, so the same inputs give the same bytes. There are no second derivatives.
 
     Args:
         q_csr: the queries, (indptr (n_q + 1,) int64 or int32, indices (nnz,) int64 or int32,
@@ -56,8 +62,8 @@ def lexical_scores(
     """
     q = check_csr("q_csr", q_csr)
     d = check_csr("d_csr", d_csr, device=q[0].device)
-    with torch.no_grad():
-        scores: Tensor = _lexical_scores(*q, *d, backend, validate)
+    check_no_tangent("lexical_scores", q[2], d[2])
+    scores: Tensor = _lexical_scores(*q, *d, backend, validate)
     return scores
 
 
@@ -100,6 +106,67 @@ def _(
     indptr_q: Tensor, indices_q: Tensor, values_q: Tensor, indptr_d: Tensor, *_: object
 ) -> Tensor:
     return values_q.new_empty((indptr_q.shape[0] - 1, indptr_d.shape[0] - 1), dtype=torch.float32)
+
+
+@custom_op(
+    "m3kernels::lexical_scores_gradients",
+    mutates_args=(),
+    schema="(Tensor grad, bool[] wanted, Tensor indptr_q, Tensor indices_q, Tensor values_q, "
+    "Tensor indptr_d, Tensor indices_d, Tensor values_d, str? backend) -> (Tensor, Tensor)",
+)
+def _lexical_scores_gradients(
+    grad: Tensor,
+    wanted: list[bool],
+    indptr_q: Tensor,
+    indices_q: Tensor,
+    values_q: Tensor,
+    indptr_d: Tensor,
+    indices_d: Tensor,
+    values_d: Tensor,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """The gradients by values_q and values_d; empty where they aren't wanted."""
+    with as_written(grad.device):
+        return gradients(
+            grad, wanted, (indptr_q, indices_q, values_q), (indptr_d, indices_d, values_d), backend
+        )
+
+
+@_lexical_scores_gradients.register_fake
+def _(
+    grad: Tensor,
+    wanted: list[bool],
+    indptr_q: Tensor,
+    indices_q: Tensor,
+    values_q: Tensor,
+    indptr_d: Tensor,
+    indices_d: Tensor,
+    values_d: Tensor,
+    *_: object,
+) -> tuple[Tensor, Tensor]:
+    return (
+        values_q.new_empty(values_q.shape if wanted[0] else (0,)),
+        values_d.new_empty(values_d.shape if wanted[1] else (0,)),
+    )
+
+
+# Where the values stand among the arguments.
+_VALUES = (2, 5)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *sides, ctx.backend, _ = inputs
+    ctx.save_for_backward(*sides)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = [bool(ctx.needs_input_grad[place]) for place in _VALUES]
+    found = _lexical_scores_gradients(grad, wanted, *ctx.saved_tensors, ctx.backend)
+    asked = [part if needs else None for part, needs in zip(found, wanted, strict=True)]
+    return (None, None, asked[0], None, None, asked[1], None, None)
+
+
+_lexical_scores.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _plain(csr: CSR, validated: bool) -> CSR:

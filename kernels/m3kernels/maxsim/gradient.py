@@ -195,10 +195,11 @@ def _align(
     of_entry = start[pairs[:, 1]].repeat_interleave(n_tokens)
     if cu_d.ndim == 2:
         cu_d, pairs = as_packed(cu_d, pairs)
-    at, similarities = maxsim_alignment(
-        queries[packed.rows], cu_q, documents, cu_d, pairs,
-        document_scales=document_scales, backend=backend, validate=False,
-    )  # fmt: skip
+    with torch.no_grad():
+        at, similarities = maxsim_alignment(
+            queries[packed.rows], cu_q, documents, cu_d, pairs,
+            document_scales=document_scales, backend=backend, validate=False,
+        )  # fmt: skip
     rows = of_entry + at
     if order is not None:
         rows = order[torch.where(at < 0, 0, rows)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from m3kernels.dispatch import choose, target_of
+from m3kernels.dispatch import as_written, choose, target_of
 from m3kernels.maxsim_alignment.cpu import maxsim_alignment_torch
 from m3kernels.maxsim_alignment.reference import maxsim_alignment_reference
 from m3kernels.packing import (
@@ -52,7 +52,7 @@ def maxsim_alignment(
       position that of the first token whose similarity is NaN.
 
     Similarities are accumulated in float32 whatever the inputs are. The same inputs give the same
-    bytes. There is no gradient: the result never requires one. The op is
+    bytes. There is no gradient: to ask for one is an error. The op is
     `torch.ops.m3kernels.maxsim_alignment`, so torch.compile traces it. The number of results
     depends on the lengths of the pairs' queries, so a call waits for a GPU once, even with
     `validate=False`, and no CUDA graph can record it.
@@ -120,15 +120,16 @@ def _maxsim_alignment(
         n_queries, n_documents = cu_seqlens_q.shape[0] - 1, cu_seqlens_d.shape[0] - 1
         check_pairs_values(pairs, n_queries=n_queries, n_documents=n_documents)
     arguments = (queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales)
-    match choose("maxsim_alignment", backend, device, _unsupported(queries, documents)):
-        case "triton":
-            from m3kernels.maxsim_alignment.launch import maxsim_alignment_triton
+    with as_written(device):
+        match choose("maxsim_alignment", backend, device, _unsupported(queries, documents)):
+            case "triton":
+                from m3kernels.maxsim_alignment.launch import maxsim_alignment_triton
 
-            return maxsim_alignment_triton(*arguments)
-        case "torch":
-            return maxsim_alignment_torch(*arguments)
-        case _:
-            return maxsim_alignment_reference(*arguments)
+                return maxsim_alignment_triton(*arguments)
+            case "torch":
+                return maxsim_alignment_torch(*arguments)
+            case _:
+                return maxsim_alignment_reference(*arguments)
 
 
 @_maxsim_alignment.register_fake

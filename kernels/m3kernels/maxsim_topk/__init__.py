@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from m3kernels.dispatch import choose
+from m3kernels.dispatch import as_written, choose
 from m3kernels.maxsim import _unsupported as unsupported
 from m3kernels.maxsim_topk.cpu import maxsim_topk_torch
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
@@ -49,7 +49,7 @@ def maxsim_topk(
       and the id -1.
     - A document without tokens scores 0.0, as it does in `maxsim`, and may be found.
 
-    There is no gradient: the result never requires one. The op is
+    There is no gradient: to ask for one is an error. The op is
     `torch.ops.m3kernels.maxsim_topk`, so torch.compile traces it. A call waits for a GPU, even
     with `validate=False`, and no CUDA graph can record it.
 
@@ -128,15 +128,16 @@ def _maxsim_topk(
         allowed_documents(documents_mask, n_d=n_d, validate=validate),
         document_scales, reduction,
     )  # fmt: skip
-    match choose("maxsim_topk", backend, device, unsupported(queries, documents)):
-        case "triton":
-            from m3kernels.maxsim_topk.launch import maxsim_topk_triton
+    with as_written(device):
+        match choose("maxsim_topk", backend, device, unsupported(queries, documents)):
+            case "triton":
+                from m3kernels.maxsim_topk.launch import maxsim_topk_triton
 
-            return maxsim_topk_triton(*arguments)
-        case "torch":
-            return maxsim_topk_torch(*arguments)
-        case _:
-            return maxsim_topk_reference(*arguments)
+                return maxsim_topk_triton(*arguments)
+            case "torch":
+                return maxsim_topk_torch(*arguments)
+            case _:
+                return maxsim_topk_reference(*arguments)
 
 
 @_maxsim_topk.register_fake

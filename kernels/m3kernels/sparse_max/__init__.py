@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from m3kernels.packing import (
     check_capturing,
     check_cu_seqlens,
     check_cu_seqlens_values,
+    check_no_tangent,
     check_tensor,
 )
 from m3kernels.sparse_max.cpu import sparse_max_torch
+from m3kernels.sparse_max.gradient import gradients
 from m3kernels.sparse_max.reference import sparse_max_reference
 
 __all__ = ["sparse_max"]
@@ -51,11 +53,16 @@ def sparse_max(
     A NaN weight is kept, and wins over the other weights of its id, so that a check of `values`
     finds it; FlagEmbedding drops it, and a broken model looks like a text without words.
 
-    Weights are accumulated in float32 whatever the inputs are. The same inputs give the same
-    bytes. There is no gradient: the result never requires one. The op is
-    `torch.ops.m3kernels.sparse_max`, so torch.compile traces it with `trim=False`. With Triton,
-    `validate=False` and `trim=False` the call never waits for the device, and a CUDA graph can
-    record it.
+    Weights are accumulated in float32 whatever the inputs are, under torch.autocast too. The same
+    inputs give the same bytes. The op is `torch.ops.m3kernels.sparse_max`, so torch.compile traces
+    it with `trim=False`. With Triton, `validate=False` and `trim=False` the call never waits for
+    the device, and a CUDA graph can record it; `warmup` compiles what it needs.
+
+    The values have a gradient by hidden, weight and bias, where they require one: each value
+    passes its own on to the token that it is the weight of, the first of equal ones. The backward
+    pass weighs the tokens again to find those, and waits for a GPU; nothing more is kept or
+    computed in the forward pass. Sums have one order, so the same inputs give the same bytes.
+    There are no second derivatives.
 
     Args:
         hidden: (sum_t, d) float32, float16 or bfloat16, the last hidden states, packed.
@@ -101,10 +108,10 @@ def sparse_max(
             f"token_ids has {token_ids.shape[0]} entries; expected {rows}, the rows of hidden"
         )
     cu_seqlens = check_cu_seqlens("cu_seqlens", cu_seqlens, device=device)
-    with torch.no_grad():
-        indptr, indices, values = _sparse_max(
-            hidden, weight, bias, token_ids, cu_seqlens, list(ignore_ids), backend, validate
-        )
+    check_no_tangent("sparse_max", hidden, weight, bias)
+    indptr, indices, values = _sparse_max(
+        hidden, weight, bias, token_ids, cu_seqlens, list(ignore_ids), backend, validate
+    )
     if trim:
         nnz = int(indptr[-1])
         indices, values = indices[:nnz], values[:nnz]
@@ -165,6 +172,68 @@ def _(
         hidden.new_empty(rows, dtype=torch.int32),
         hidden.new_empty(rows, dtype=torch.float32),
     )
+
+
+@custom_op(
+    "m3kernels::sparse_max_gradients",
+    mutates_args=(),
+    schema="(Tensor grad, bool[] wanted, Tensor indptr, Tensor indices, Tensor hidden, "
+    "Tensor weight, Tensor bias, Tensor token_ids, Tensor cu_seqlens, str? backend) "
+    "-> (Tensor, Tensor, Tensor)",
+)
+def _sparse_max_gradients(
+    grad: Tensor,
+    wanted: list[bool],
+    indptr: Tensor,
+    indices: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    token_ids: Tensor,
+    cu_seqlens: Tensor,
+    backend: str | None,
+) -> CSR:
+    """The gradients by hidden, weight and bias; empty where they aren't wanted."""
+    with as_written(hidden.device):
+        cu_seqlens = _plain(cu_seqlens, hidden.shape[0], False)
+        return gradients(
+            grad, wanted, indptr, indices, hidden, weight, bias, token_ids, cu_seqlens, backend
+        )
+
+
+@_sparse_max_gradients.register_fake
+def _(
+    grad: Tensor,
+    wanted: list[bool],
+    indptr: Tensor,
+    indices: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *_: object,
+) -> CSR:
+    return (
+        hidden.new_empty(hidden.shape if wanted[0] else (0,)),
+        weight.new_empty(weight.shape if wanted[1] else (0,)),
+        bias.new_empty(() if wanted[2] else (0,)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: CSR) -> None:
+    *states, _, ctx.backend, _ = inputs
+    indptr, indices, _ = output
+    ctx.mark_non_differentiable(indptr, indices)
+    ctx.save_for_backward(indptr, indices, *states)
+
+
+def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = [bool(needs) for needs in ctx.needs_input_grad[:3]]
+    found = _sparse_max_gradients(grads[2], wanted, *ctx.saved_tensors, ctx.backend)
+    asked = [part if needs else None for part, needs in zip(found, wanted, strict=True)]
+    return (*asked, None, None, None, None, None)
+
+
+_sparse_max.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _check_token_ids_values(token_ids: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from m3kernels import cpus
 from m3kernels.packing import segment_ids
 
-__all__ = ["sparse_max_torch"]
+__all__ = ["SCRATCH_BYTES", "sparse_max_torch", "weigh"]
 
 # What the float32 copy of a block of states may take.
 SCRATCH_BYTES = 4 << 20
@@ -29,7 +29,7 @@ def sparse_max_torch(
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sort (sequence, id) and take the max of each run; takes checked arguments."""
-    weights = _products(hidden, weight.float(), scratch_bytes).add_(bias.float()).relu_()
+    weights = weigh(hidden, weight, bias, scratch_bytes=scratch_bytes).relu_()
 
     kept = ~(weights <= 0.0)  # not `> 0`: a NaN stays
     if len(ignore_ids) <= _FEW_IDS:
@@ -51,6 +51,20 @@ def sparse_max_torch(
     sequences = torch.arange(cu_seqlens.numel(), device=keys.device)
     indptr = torch.searchsorted(unique, sequences << 31)
     return indptr, (unique & (2**31 - 1)).to(torch.int32), values
+
+
+def weigh(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype = torch.float32,
+    *,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> Tensor:
+    """Return hidden . weight + bias of each token, (sum_t,) of `dtype`, float32 or float64."""
+    if dtype == torch.float64:
+        return hidden.double() @ weight.double() + bias.double()
+    return _products(hidden, weight.float(), scratch_bytes).add_(bias.float())
 
 
 def _products(hidden: Tensor, weight: Tensor, scratch_bytes: int) -> Tensor:
