@@ -1,15 +1,19 @@
-"""What MaxSim's ops ask of packed token vectors: one width, and scales where they are needed."""
+"""What MaxSim's ops ask of token vectors, and what their kernels can take and multiply."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from m3kernels.dispatch import target_of
 from m3kernels.packing import FLOAT_DTYPES, check_no_gradient, check_tensor
 
-__all__ = ["QUANTIZED_DTYPES", "check_token_vectors"]
+__all__ = ["QUANTIZED_DTYPES", "check_token_vectors", "product_dtype", "unsupported"]
 
 QUANTIZED_DTYPES = (torch.int8, torch.float8_e4m3fn)
+
+# Rows are counted in 32 bits, up to the end of the last tile.
+_MOST_ROWS = 2**31 - 1024
 
 
 def check_token_vectors(
@@ -57,3 +61,25 @@ def check_token_vectors(
             f"expected {documents.shape[0]}, one a row of documents"
         )
     return scales.to(torch.float32)
+
+
+def unsupported(queries: Tensor, documents: Tensor) -> str | None:
+    """Why the Triton kernels can't take these rows of token vectors, or None."""
+    if queries.shape[1] == 0:
+        return "vectors have no dimensions"
+    if max(queries.shape[0], documents.shape[0]) >= _MOST_ROWS:
+        return f"the kernel takes fewer than {_MOST_ROWS:,} rows"
+    target = target_of(queries.device)
+    if documents.dtype == torch.float8_e4m3fn and target is not None and not target.fp8:
+        return f"{target.name} has no float8_e4m3fn"
+    return None
+
+
+def product_dtype(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
+    """Return the dtype that both sides are widened to, without loss, for the product.
+
+    int8 and float8_e4m3fn fit float16 and bfloat16 exactly, so such documents take the queries'.
+    """
+    if queries == documents or documents in QUANTIZED_DTYPES:
+        return queries
+    return torch.float32

@@ -11,7 +11,7 @@ from torch import Tensor
 from m3kernels.certified.documents import CertifiedDocuments, certify
 from m3kernels.certified.search import certified_topk_torch, certified_topk_triton
 from m3kernels.dispatch import as_written, choose
-from m3kernels.maxsim import _unsupported as unsupported
+from m3kernels.maxsim import unsupported_by_maxsim
 from m3kernels.maxsim_topk import allowed_documents, check_documents_mask, check_k
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (
@@ -129,7 +129,8 @@ def certified_topk(
     check_no_gradient("queries", queries)
     with torch.no_grad(), as_written(device):
         allowed = allowed_documents(mask, n_d=n_d, validate=validate)
-        match choose("certified_topk", backend, device, unsupported(queries, documents.rows)):
+        reason = unsupported_by_maxsim(queries, documents.rows)
+        match choose("certified_topk", backend, device, reason):
             case "triton":
                 found = certified_topk_triton(queries, cu_q, documents, k, allowed, reduction)
             case "torch":

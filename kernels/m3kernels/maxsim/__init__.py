@@ -30,12 +30,9 @@ from m3kernels.packing import (
     check_pairs_values,
     wants_gradient,
 )
-from m3kernels.token_vectors import QUANTIZED_DTYPES
+from m3kernels.token_vectors import QUANTIZED_DTYPES, unsupported
 
-__all__ = ["maxsim"]
-
-# Rows are counted in 32 bits, up to the end of the last tile.
-_MOST_ROWS = 2**31 - 1024
+__all__ = ["maxsim", "unsupported_by_maxsim"]
 
 
 def maxsim(
@@ -192,7 +189,7 @@ def _maxsim(
     device = queries.device
     if validate:
         _check_values(queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, longest_q, longest_d)
-    chosen = choose("maxsim", backend, device, _unsupported(queries, documents))
+    chosen = choose("maxsim", backend, device, unsupported_by_maxsim(queries, documents))
     with as_written(device):
         look = validate or chosen != "triton"
         queries, cu_seqlens_q, order = settle(queries, cu_seqlens_q, mask_q, look=look)
@@ -253,7 +250,7 @@ def _maxsim_kept(
     """The scores, and what their gradient needs: see `kept_rows`."""
     if validate:
         _check_values(queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, longest_q, longest_d)
-    choose("maxsim", backend, queries.device, _unsupported(queries, documents))
+    choose("maxsim", backend, queries.device, unsupported_by_maxsim(queries, documents))
     with as_written(queries.device):
         return kept_rows(
             queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales, reduction,
@@ -390,16 +387,9 @@ def _check_values(
         check_pairs_values(pairs, n_queries=n_q, n_documents=n_d)
 
 
-def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
+def unsupported_by_maxsim(queries: Tensor, documents: Tensor) -> str | None:
     """Why the Triton kernel can't take these tensors, or None."""
-    dim = queries.shape[1]
-    if dim == 0:
-        return "vectors have no dimensions"
-    if max(queries.shape[0], documents.shape[0]) >= _MOST_ROWS:
-        return f"the kernel takes fewer than {_MOST_ROWS:,} rows"
     target = target_of(queries.device)
-    if target is not None and target.family == "sm_100" and dim <= 64:
+    if target is not None and target.family == "sm_100" and queries.shape[1] <= 64:
         return f"Triton's compiler fails for {target.name} below 80 dimensions"
-    if documents.dtype == torch.float8_e4m3fn and target is not None and not target.fp8:
-        return f"{target.name} has no float8_e4m3fn"
-    return None
+    return unsupported(queries, documents)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from m3kernels.dispatch import as_written, choose, target_of
+from m3kernels.dispatch import as_written, choose
 from m3kernels.maxsim_alignment.cpu import maxsim_alignment_torch
 from m3kernels.maxsim_alignment.reference import maxsim_alignment_reference
 from m3kernels.packing import (
@@ -16,12 +16,9 @@ from m3kernels.packing import (
     check_pairs,
     check_pairs_values,
 )
-from m3kernels.token_vectors import check_token_vectors
+from m3kernels.token_vectors import check_token_vectors, unsupported
 
 __all__ = ["maxsim_alignment"]
-
-# Rows are counted in 32 bits, up to the end of the last tile, and so are the positions.
-_MOST_ROWS = 2**31 - 1024
 
 
 def maxsim_alignment(
@@ -121,7 +118,7 @@ def _maxsim_alignment(
         check_pairs_values(pairs, n_queries=n_queries, n_documents=n_documents)
     arguments = (queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales)
     with as_written(device):
-        match choose("maxsim_alignment", backend, device, _unsupported(queries, documents)):
+        match choose("maxsim_alignment", backend, device, unsupported(queries, documents)):
             case "triton":
                 from m3kernels.maxsim_alignment.launch import maxsim_alignment_triton
 
@@ -136,15 +133,3 @@ def _maxsim_alignment(
 def _(queries: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     n = torch.library.get_ctx().new_dynamic_size()
     return queries.new_empty(n, dtype=torch.int32), queries.new_empty(n, dtype=torch.float32)
-
-
-def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
-    """Why the Triton kernel can't take these tensors, or None."""
-    if queries.shape[1] == 0:
-        return "vectors have no dimensions"
-    if max(queries.shape[0], documents.shape[0]) >= _MOST_ROWS:
-        return f"the kernel takes fewer than {_MOST_ROWS:,} rows"
-    target = target_of(queries.device)
-    if documents.dtype == torch.float8_e4m3fn and target is not None and not target.fp8:
-        return f"{target.name} has no float8_e4m3fn"
-    return None
