@@ -376,12 +376,14 @@ def test_sparse_max_passes_gradcheck() -> None:
 @pytest.mark.parametrize("trim", [True, False])
 @pytest.mark.parametrize("lengths", [[30, 0, 9], [1], [0, 0], [], [200, 40]], ids=str)
 def test_sparse_max(kernel: Kernel, lengths: list[int], trim: bool) -> None:
-    batch = [part.to(kernel.device) for part in states(lengths, vocab=12)]
-    leaves = [part.requires_grad_() for part in batch[:3]]
-    want = dense_sparse_max(*batch)
+    hidden, weight, bias, ids, cu = (part.to(kernel.device) for part in states(lengths, vocab=12))
+    leaves = [part.requires_grad_() for part in (hidden, weight, bias)]
+    want = dense_sparse_max(hidden, weight, bias, ids, cu)
     wanted = gradients(want, leaves, again=True)
     for backend in (kernel.backend, "reference"):
-        indptr, _, values = m3kernels.sparse_max(*batch, trim=trim, backend=backend)
+        indptr, _, values = m3kernels.sparse_max(
+            hidden, weight, bias, ids, cu, trim=trim, backend=backend
+        )
         values = values[: int(indptr[-1])]
         torch.testing.assert_close(values, want.float(), **CLOSE)
         for ours, theirs in zip(gradients(values, leaves), wanted, strict=True):
@@ -407,8 +409,10 @@ def test_narrow_states_have_narrow_gradients(kernel: Kernel, dtype: torch.dtype)
     hidden, weight, bias, ids, cu = (part.to(kernel.device) for part in states([40, 9], vocab=30))
     narrow = [part.to(dtype).requires_grad_() for part in (hidden, weight, bias)]
     wide = [part.detach().double().requires_grad_() for part in narrow]
-    want = gradients(dense_sparse_max(*wide, ids, cu), wide)
-    values = m3kernels.sparse_max(*narrow, ids, cu, backend=kernel.backend)[2]
+    h, w, b = wide
+    want = gradients(dense_sparse_max(h, w, b, ids, cu), wide)
+    h, w, b = narrow
+    values = m3kernels.sparse_max(h, w, b, ids, cu, backend=kernel.backend)[2]
     for ours, theirs in zip(gradients(values, narrow), want, strict=True):
         assert ours.dtype == dtype
         eps = torch.finfo(dtype).eps
@@ -474,7 +478,7 @@ def test_a_lexical_head_can_be_trained(kernel: Kernel) -> None:
     leaves = [part.requires_grad_() for part in (hidden, weight, bias)]
 
     def once(backend: str) -> tuple[torch.Tensor, ...]:
-        csr = m3kernels.sparse_max(*leaves, ids, cu, trim=False, backend=backend)
+        csr = m3kernels.sparse_max(hidden, weight, bias, ids, cu, trim=False, backend=backend)
         scores = m3kernels.lexical_scores(csr, csr, backend=backend, validate=False)
         return scores, *gradients(scores, leaves)
 
