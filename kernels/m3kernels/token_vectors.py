@@ -1,4 +1,4 @@
-"""What MaxSim's ops ask of packed token vectors: one width, and scales where they are needed."""
+"""What MaxSim's ops ask of packed token vectors, and the dtype they are multiplied in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from m3kernels.packing import FLOAT_DTYPES, check_tensor
 
-__all__ = ["QUANTIZED_DTYPES", "check_token_vectors"]
+__all__ = ["QUANTIZED_DTYPES", "check_token_vectors", "product_dtype"]
 
 QUANTIZED_DTYPES = (torch.int8, torch.float8_e4m3fn)
 
@@ -53,3 +53,13 @@ def check_token_vectors(
             f"expected {documents.shape[0]}, one a row of documents"
         )
     return scales.to(torch.float32)
+
+
+def product_dtype(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
+    """Return the dtype that both sides are widened to, without loss, for the product.
+
+    int8 and float8_e4m3fn fit float16 and bfloat16 exactly, so such documents take the queries'.
+    """
+    if queries == documents or documents in QUANTIZED_DTYPES:
+        return queries
+    return torch.float32

@@ -21,6 +21,7 @@ from m3kernels.maxsim.kernels import (
 from m3kernels.maxsim.tiles import Tile, tile_for
 from m3kernels.packing import aligned
 from m3kernels.target import Target, processors
+from m3kernels.token_vectors import product_dtype
 
 __all__ = [
     "BLOCK_N",
@@ -29,7 +30,6 @@ __all__ = [
     "digits_constants",
     "maxsim_triton",
     "multiplied_as",
-    "product_dtype",
     "sums_constants",
 ]
 
@@ -132,16 +132,6 @@ def digits_constants(target: Target, dim: int) -> dict[str, Any]:
         "BLOCK_ROWS": _DIGITS_ROWS_INTERPRETED if interpreted else _DIGITS_ROWS,
         "BLOCK_K": triton.next_power_of_2(dim),
     }
-
-
-def product_dtype(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
-    """Return the dtype that both sides are widened to, without loss, for the product.
-
-    int8 and float8_e4m3fn fit float16 and bfloat16 exactly, so such documents take the queries'.
-    """
-    if queries == documents or documents in (torch.int8, torch.float8_e4m3fn):
-        return queries
-    return torch.float32
 
 
 def multiplied_as(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:

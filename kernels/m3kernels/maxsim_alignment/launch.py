@@ -11,13 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 from m3kernels.dispatch import interpreting, launching_on, target_of
-from m3kernels.maxsim.launch import product_dtype
 from m3kernels.maxsim_alignment.kernels import (
     maxsim_alignment_kernel,
     maxsim_alignment_merge_kernel,
 )
 from m3kernels.packing import aligned, from_lengths
 from m3kernels.target import Target, processors
+from m3kernels.token_vectors import product_dtype
 
 __all__ = ["MERGE_BLOCK", "Tile", "constants", "maxsim_alignment_triton", "tile_for"]
 

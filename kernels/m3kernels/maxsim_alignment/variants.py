@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
-from m3kernels.maxsim.launch import product_dtype
 from m3kernels.maxsim_alignment.kernels import (
     maxsim_alignment_kernel,
     maxsim_alignment_merge_kernel,
 )
 from m3kernels.maxsim_alignment.launch import MERGE_BLOCK, constants, tile_for
 from m3kernels.target import Target
+from m3kernels.token_vectors import product_dtype
 from m3kernels.variant import TYPE_NAMES, Variant, signature
 
 __all__ = ["variants"]
