@@ -59,11 +59,14 @@ def maxsim(
     A query or a document without tokens scores 0.0. A NaN or an infinity reaches the scores of its
     own query or document and no others, and a NaN is never hidden by the max.
 
-    Scores are accumulated in float32 whatever the inputs are, under torch.autocast too. The same
-    inputs give the same bytes. The op is `torch.ops.m3kernels.maxsim`, so torch.compile and
-    torch.export trace it (a number of documents that may be one is dynamic for torch.export only
-    with `torch.fx.experimental._config.backed_size_oblivious`). With Triton and `validate=False`
-    the call never waits for the device, and a CUDA graph can record it; `warmup` compiles what it
+    Scores are accumulated in float32 whatever the inputs are, under torch.autocast too. int8
+    documents are multiplied as integers on GPUs and on CPUs with VNNI, with queries of two int8
+    digits, which rounds a number by 1 / 64,516 of its vector's largest at most; two infinities in
+    one query vector are NaN there. The same inputs give the same bytes. The op is
+    `torch.ops.m3kernels.maxsim`, so torch.compile and torch.export trace it (a number of documents
+    that may be one is dynamic for torch.export only with
+    `torch.fx.experimental._config.backed_size_oblivious`). With Triton and `validate=False` the
+    call never waits for the device, and a CUDA graph can record it; `warmup` compiles what it
     needs.
 
     **Layouts.** Either side is packed, with its cu_seqlens, or a `Padded` or a `Slices` with None

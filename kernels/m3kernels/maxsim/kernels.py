@@ -20,6 +20,10 @@ of the partial ones and sums over each query's rows.
 The partial maxima of tile t and document i stand in row t + i: from one (tile, document) to the
 next either the tile or the document goes up, so no two share a row, and no list is needed.
 
+int8 documents are multiplied as integers, with queries that `maxsim_digits_kernel` splits in two
+int8 digits a number. Where there are many query rows they are the product's M instead of the
+documents, so that a max over a document's rows is one along N.
+
 A pair list runs one program for each pair, or a few that share the document's tiles where pairs
 are few.
 
@@ -79,7 +83,7 @@ def _multiply(b_d, b_q, acc, COMPUTE: tl.constexpr, PRECISION: tl.constexpr, Q_O
 def _zeros(
     BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, DIGITS: tl.constexpr, Q_ON_M: tl.constexpr
 ):  # fmt: skip
-    """The products before the first step; with DIGITS each query row has two columns."""
+    """Return the products before the first step; with DIGITS each query row has two columns."""
     if DIGITS:
         return tl.zeros([BLOCK_D, 2 * BLOCK_Q], tl.int32)
     elif Q_ON_M:
