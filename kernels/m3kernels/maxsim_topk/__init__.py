@@ -40,7 +40,8 @@ def maxsim_topk(
 
     The scores are those of `maxsim`, bit for bit. They are taken for some documents at a time and
     the best of those kept, so the memory that a call needs depends on n_q * k and not on the
-    number of documents: about 256 MB on a GPU and 20 MB on a CPU beside the arguments.
+    number of documents: about 256 MB on a GPU, and 20 MB on a CPU with some 100 bytes a document
+    (their offsets), beside the arguments.
 
     - The best score comes first; of documents with equal scores the one with the smallest id,
       also where the k-th place is shared.
