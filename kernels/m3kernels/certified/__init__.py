@@ -11,7 +11,7 @@ from torch import Tensor
 from m3kernels.certified.documents import CertifiedDocuments, certify
 from m3kernels.certified.search import certified_topk_torch, certified_topk_triton
 from m3kernels.dispatch import as_written, choose
-from m3kernels.maxsim import _unsupported as unsupported
+from m3kernels.maxsim import unsupported
 from m3kernels.maxsim_topk import allowed_documents, check_documents_mask, check_k
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (

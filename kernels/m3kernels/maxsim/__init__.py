@@ -32,7 +32,7 @@ from m3kernels.packing import (
 )
 from m3kernels.token_vectors import QUANTIZED_DTYPES
 
-__all__ = ["maxsim"]
+__all__ = ["maxsim", "unsupported"]
 
 # Rows are counted in 32 bits, up to the end of the last tile.
 _MOST_ROWS = 2**31 - 1024
@@ -192,7 +192,7 @@ def _maxsim(
     device = queries.device
     if validate:
         _check_values(queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, longest_q, longest_d)
-    chosen = choose("maxsim", backend, device, _unsupported(queries, documents))
+    chosen = choose("maxsim", backend, device, unsupported(queries, documents))
     with as_written(device):
         look = validate or chosen != "triton"
         queries, cu_seqlens_q, order = settle(queries, cu_seqlens_q, mask_q, look=look)
@@ -253,7 +253,7 @@ def _maxsim_kept(
     """The scores, and what their gradient needs: see `kept_rows`."""
     if validate:
         _check_values(queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, longest_q, longest_d)
-    choose("maxsim", backend, queries.device, _unsupported(queries, documents))
+    choose("maxsim", backend, queries.device, unsupported(queries, documents))
     with as_written(queries.device):
         return kept_rows(
             queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales, reduction,
@@ -390,8 +390,8 @@ def _check_values(
         check_pairs_values(pairs, n_queries=n_q, n_documents=n_d)
 
 
-def _unsupported(queries: Tensor, documents: Tensor) -> str | None:
-    """Why the Triton kernel can't take these tensors, or None."""
+def unsupported(queries: Tensor, documents: Tensor) -> str | None:
+    """Return why the Triton kernel can't take these tensors, or None."""
     dim = queries.shape[1]
     if dim == 0:
         return "vectors have no dimensions"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
-from m3kernels.maxsim import _unsupported as unsupported
+from m3kernels.maxsim import unsupported
 from m3kernels.maxsim_topk.cpu import maxsim_topk_torch
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (
