@@ -7,6 +7,8 @@
     lexical_scores   products of sparse lexical weights
     certified_topk   the same from int8, proven to be exact; certify makes the documents
     quantize_tokens  token vectors in eight bits, for maxsim's documents
+    Padded, Slices   sequences that lie otherwise than one after another, for maxsim
+    warmup           compiles the kernels before they are needed
 
 Each op is a subpackage of the same shape: the public function with its checks and its dispatch in
 ``__init__``, a plain ``reference``, ``cpu`` in torch alone, ``kernels`` in Triton with their
@@ -25,6 +27,7 @@ from m3kernels.maxsim_alignment import maxsim_alignment
 from m3kernels.maxsim_topk import maxsim_topk
 from m3kernels.quantize import quantize_tokens
 from m3kernels.sparse_max import sparse_max
+from m3kernels.warming import warmup
 
 __all__ = [
     "CertifiedDocuments",
@@ -39,4 +42,5 @@ __all__ = [
     "maxsim_topk",
     "quantize_tokens",
     "sparse_max",
+    "warmup",
 ]

@@ -18,6 +18,7 @@ __all__ = [
     "choose",
     "interpreting",
     "launching_on",
+    "no_triton",
     "target_of",
     "triton_version",
 ]
@@ -67,20 +68,20 @@ def choose(op: str, backend: str | None, device: torch.device, unsupported: str 
             The message says why.
     """
     if backend is None:
-        usable = device.type == "cuda" and not _no_triton(device) and not unsupported
+        usable = device.type == "cuda" and not no_triton(device) and not unsupported
         return "triton" if usable else "torch"
     if backend not in BACKENDS:
         known = ", ".join(repr(known) for known in BACKENDS)
         raise ValueError(f"backend is {backend!r}; expected None or one of {known}")
     if backend == "triton":
-        reason = _no_triton(device) or unsupported
+        reason = no_triton(device) or unsupported
         if reason:
             raise ValueError(f"{op} can't run backend='triton': {reason}; use backend='torch'")
     return backend
 
 
-def _no_triton(device: torch.device) -> str | None:
-    """Why no Triton kernel runs on this device, or None."""
+def no_triton(device: torch.device) -> str | None:
+    """Return why no Triton kernel runs on this device, or None."""
     found = triton_version()
     if found is None:
         return "triton is not installed"

@@ -32,7 +32,7 @@ from m3kernels.packing import (
 )
 from m3kernels.token_vectors import QUANTIZED_DTYPES, unsupported
 
-__all__ = ["maxsim", "unsupported_by_maxsim"]
+__all__ = ["maxsim"]
 
 
 def maxsim(
@@ -192,7 +192,7 @@ def _maxsim(
     device = queries.device
     if validate:
         _check_values(queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, longest_q, longest_d)
-    chosen = choose("maxsim", backend, device, unsupported_by_maxsim(queries, documents))
+    chosen = choose("maxsim", backend, device, unsupported(queries, documents))
     with as_written(device):
         look = validate or chosen != "triton"
         queries, cu_seqlens_q, order = settle(queries, cu_seqlens_q, mask_q, look=look)
@@ -253,7 +253,7 @@ def _maxsim_kept(
     """The scores, and what their gradient needs: see `kept_rows`."""
     if validate:
         _check_values(queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, longest_q, longest_d)
-    choose("maxsim", backend, queries.device, unsupported_by_maxsim(queries, documents))
+    choose("maxsim", backend, queries.device, unsupported(queries, documents))
     with as_written(queries.device):
         return kept_rows(
             queries, cu_seqlens_q, documents, cu_seqlens_d, pairs, document_scales, reduction,
@@ -388,11 +388,3 @@ def _check_values(
     if pairs is not None:
         n_q, n_d = sequences(cu_seqlens_q), sequences(cu_seqlens_d)
         check_pairs_values(pairs, n_queries=n_q, n_documents=n_d)
-
-
-def unsupported_by_maxsim(queries: Tensor, documents: Tensor) -> str | None:
-    """Why the Triton kernel can't take these tensors, or None."""
-    target = target_of(queries.device)
-    if target is not None and target.family == "sm_100" and queries.shape[1] <= 64:
-        return f"Triton's compiler fails for {target.name} below 80 dimensions"
-    return unsupported(queries, documents)

@@ -26,11 +26,13 @@ from m3kernels.token_vectors import product_dtype
 __all__ = [
     "BLOCK_N",
     "BLOCK_T",
+    "PROGRAMS_WANTED",
     "constants",
     "digits_constants",
     "maxsim_triton",
     "multiplied_as",
     "sums_constants",
+    "tile_of",
 ]
 
 # What the partial maxima of a call may take; queries beyond it go in several rounds. One round
@@ -47,7 +49,7 @@ _DIGITS_ROWS = 1
 _DIGITS_ROWS_INTERPRETED = 64
 
 # Pairs are split while there are fewer programs than this for each multiprocessor.
-_PROGRAMS_WANTED = 4
+PROGRAMS_WANTED = 4
 
 _TL: dict[torch.dtype, Any] = {
     torch.float32: tl.float32,
@@ -141,6 +143,33 @@ def multiplied_as(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
     return documents if documents == torch.int8 else product_dtype(queries, documents)
 
 
+def tile_of(
+    target: Target,
+    queries: torch.dtype,
+    documents: torch.dtype,
+    dim: int,
+    query_rows: int,
+    *,
+    pairs: bool = False,
+) -> Tile:
+    """Return the tile of a call with so many packed query rows, or rows of each pair's query."""
+    compute = multiplied_as(queries, documents)
+    return tile_for(
+        target.family,
+        compute.itemsize,
+        query_rows,
+        widened=documents != compute,
+        pairs=pairs,
+        dim=dim,
+        aligned=_aligned(queries, documents, dim),
+    )
+
+
+def _aligned(queries: torch.dtype, documents: torch.dtype, dim: int) -> bool:
+    """Whether the rows of both begin at multiples of 16 bytes."""
+    return dim * min(queries.itemsize, documents.itemsize) % 16 == 0
+
+
 class _Call:
     """One launch: the packed rows, and the tile that suits them."""
 
@@ -160,20 +189,11 @@ class _Call:
         self.sum_q, self.dim = queries.shape
         self.sum_d = documents.shape[0]
         # A tensor descriptor takes rows of a multiple of 16 bytes; others are read by pointers.
-        narrow = min(queries.dtype.itemsize, documents.dtype.itemsize)
-        self.aligned = self.dim * narrow % 16 == 0
-        self.tma = target.tma and self.aligned
+        self.tma = target.tma and _aligned(queries.dtype, documents.dtype, self.dim)
 
     def _tile(self, query_rows: int, *, pairs: bool = False) -> Tile:
-        return tile_for(
-            self.target.family,
-            self.compute.itemsize,
-            query_rows,
-            widened=self.documents.dtype != self.compute,
-            pairs=pairs,
-            dim=self.dim,
-            aligned=self.aligned,
-        )
+        dtypes = self.queries.dtype, self.documents.dtype
+        return tile_of(self.target, *dtypes, self.dim, query_rows, pairs=pairs)
 
     def _operands(self, tile: Tile) -> tuple[Any, Any, Tensor, Tensor]:
         """The documents, the queries and the scales of both as the kernels take them."""
@@ -262,7 +282,7 @@ class _Call:
         operands = self._operands(tile)
         # A power of two, so that at most seven kernels are compiled.
         splits = 1
-        wanted = processors(scores.device) * _PROGRAMS_WANTED
+        wanted = processors(scores.device) * PROGRAMS_WANTED
         while splits < 64 and n_pairs * splits < wanted:
             splits *= 2
         while splits > 1 and n_pairs * splits * self.sum_q * 4 > scratch_bytes:

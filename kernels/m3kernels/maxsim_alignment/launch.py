@@ -19,7 +19,14 @@ from m3kernels.packing import aligned, from_lengths
 from m3kernels.target import Target, processors
 from m3kernels.token_vectors import product_dtype
 
-__all__ = ["MERGE_BLOCK", "Tile", "constants", "maxsim_alignment_triton", "tile_for"]
+__all__ = [
+    "MERGE_BLOCK",
+    "MOST_SPLITS",
+    "Tile",
+    "constants",
+    "maxsim_alignment_triton",
+    "tile_for",
+]
 
 # Results of a program of the second kernel.
 MERGE_BLOCK = 256
@@ -27,7 +34,7 @@ MERGE_BLOCK = 256
 # Documents are split while there are fewer programs than this for each multiprocessor, up to this
 # many parts.
 _PROGRAMS_WANTED = 4
-_MOST_SPLITS = 64
+MOST_SPLITS = 64
 
 _TL: dict[torch.dtype, Any] = {
     torch.float32: tl.float32,
@@ -116,7 +123,7 @@ def maxsim_alignment_triton(
     if splits is None:
         splits = 1
         wanted = processors(queries.device) * _PROGRAMS_WANTED
-        while splits < _MOST_SPLITS and n_pairs * splits < wanted:
+        while splits < MOST_SPLITS and n_pairs * splits < wanted:
             splits *= 2
     queries, documents = aligned(queries), aligned(documents)
     compute = product_dtype(queries.dtype, documents.dtype)
