@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from m3kernels.dispatch import no_triton, target_of
-from m3kernels.maxsim import unsupported
 from m3kernels.packing import FLOAT_DTYPES
 from m3kernels.target import Target, processors
-from m3kernels.token_vectors import QUANTIZED_DTYPES
+from m3kernels.token_vectors import QUANTIZED_DTYPES, unsupported
 
 __all__ = ["warmup"]
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from m3kernels.certified.documents import CertifiedDocuments, certify
 from m3kernels.certified.search import certified_topk_torch, certified_topk_triton
 from m3kernels.dispatch import as_written, choose
-from m3kernels.maxsim import unsupported_by_maxsim
 from m3kernels.maxsim_topk import allowed_documents, check_documents_mask, check_k
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (
@@ -22,6 +21,7 @@ from m3kernels.packing import (
     check_no_gradient,
     check_tensor,
 )
+from m3kernels.token_vectors import unsupported
 
 __all__ = ["CertifiedDocuments", "CertifiedTopk", "certified_topk", "certify"]
 
@@ -129,8 +129,7 @@ def certified_topk(
     check_no_gradient("queries", queries)
     with torch.no_grad(), as_written(device):
         allowed = allowed_documents(mask, n_d=n_d, validate=validate)
-        reason = unsupported_by_maxsim(queries, documents.rows)
-        match choose("certified_topk", backend, device, reason):
+        match choose("certified_topk", backend, device, unsupported(queries, documents.rows)):
             case "triton":
                 found = certified_topk_triton(queries, cu_q, documents, k, allowed, reduction)
             case "torch":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from m3kernels.dispatch import as_written, choose, target_of
+from m3kernels.dispatch import as_written, choose
 from m3kernels.layouts import (
     Padded,
     Slices,

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
-from m3kernels.maxsim import unsupported_by_maxsim
 from m3kernels.maxsim_topk.cpu import maxsim_topk_torch
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (
@@ -18,7 +17,7 @@ from m3kernels.packing import (
     check_cu_seqlens,
     check_cu_seqlens_values,
 )
-from m3kernels.token_vectors import check_token_vectors
+from m3kernels.token_vectors import check_token_vectors, unsupported
 
 __all__ = ["allowed_documents", "check_documents_mask", "check_k", "maxsim_topk"]
 
@@ -130,7 +129,7 @@ def _maxsim_topk(
         document_scales, reduction,
     )  # fmt: skip
     with as_written(device):
-        match choose("maxsim_topk", backend, device, unsupported_by_maxsim(queries, documents)):
+        match choose("maxsim_topk", backend, device, unsupported(queries, documents)):
             case "triton":
                 from m3kernels.maxsim_topk.launch import maxsim_topk_triton
 
