@@ -19,6 +19,7 @@ from qdrant_client import models
 from m3qdrant import jsonpath
 from m3qdrant.collection.documents import document_id_of, point_id
 from m3qdrant.errors import InputError
+from m3qdrant.floats import end
 from m3qdrant.scalars import plain_json, plain_number, plain_scalar
 
 __all__ = ["as_filter", "says_nothing"]
@@ -185,7 +186,8 @@ def _equal(key: str, path: str, value: Any) -> models.FieldCondition | None:
     if isinstance(value, int | float):
         # 5 and 5.0 are one number in JSON, which an integer's match would tell apart
         number = _finite(key, value)
-        return models.FieldCondition(key=path, range=models.Range(gte=number, lte=number))
+        same = models.Range(gte=end("gte", number), lte=end("lte", number))
+        return models.FieldCondition(key=path, range=same)
     return None
 
 
@@ -213,7 +215,7 @@ def _one_of(key: str, path: str, values: list[Any]) -> models.Condition:
 def _range(key: str, path: str, bounds: dict[str, Any]) -> models.FieldCondition:
     values = {name: plain_number(value) for name, value in bounds.items()}
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values.values()):
-        numbers = {name: _finite(key, value) for name, value in values.items()}
+        numbers = {name: end(name, _finite(key, value)) for name, value in values.items()}
         return models.FieldCondition(key=path, range=models.Range(**numbers))
     moments = {n: value for n, value in values.items() if isinstance(value, dt.date | str)}
     if len(moments) == len(values):

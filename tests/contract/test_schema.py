@@ -8,8 +8,8 @@ import pytest
 from qdrant_client import models
 
 from m3qdrant import M3Schema, QdrantEdge
-from m3qdrant.collection import IndexKind, Layout
-from m3qdrant.errors import SchemaMismatchError
+from m3qdrant.collection import IndexKind, Layout, supports
+from m3qdrant.errors import SchemaMismatchError, UnsupportedError
 from m3qdrant.names import MODES, VECTORS
 from tests.contract.answers import plain
 from tests.contract.modes import assert_by_definition
@@ -75,6 +75,12 @@ def test_every_mode_under_every_option(
     half += ["dense"] if schema.dense_datatype == "float16" else []
     exact = {f"d{i}": scores_by_hand(query, brought[i], half) for i in range(0, N, 3)}
     store = open_store()
+    if backend.startswith("server"):
+        version = waited(store, store.client.info()).version
+        if not all(supports(feature, version) for feature in schema.features()):
+            with pytest.raises(UnsupportedError, match=f"server {version} .* is too old for"):
+                open_store(None, schema).add(documents(1), embeddings=random_views(1, seed=61))
+            return
     settings = Layout(schema, DIM, COLBERT_DIM, None).settings()
     settings["optimizers_config"] = models.OptimizersConfigDiff(indexing_threshold=1)
     waited(store, store.client.create_collection(store.collection, **settings))

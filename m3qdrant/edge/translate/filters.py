@@ -12,9 +12,9 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from m3qdrant.edge.translate.filter_models import filter_model
-from m3qdrant.edge.translate.floats import ends
 from m3qdrant.edge.translate.ids import check_ids
 from m3qdrant.errors import InputError, UnsupportedError
+from m3qdrant.floats import end
 from m3qdrant.limits import MAX_NESTING
 from m3qdrant.scalars import plain_scalar
 
@@ -207,14 +207,8 @@ def _range(asked: Any) -> edge.RangeFloat | edge.RangeDateTime:
         if not math.isfinite(bound):
             raise InputError(f"a range can't end at {bound}: leave the bound out")
     return edge.RangeFloat(
-        **{name: None if end is None else _end(name, end) for name, end in bounds.items()}
+        **{n: None if bound is None else end(n, float(bound)) for n, bound in bounds.items()}
     )
-
-
-def _end(name: str, end: float) -> float:
-    """An end that says of its own value what the range says, however the engine reads that."""
-    least, greatest = ends(float(end))
-    return least if name in ("gte", "lt") else greatest
 
 
 def time(value: str | datetime | date) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from qdrant_client import models
 
 from m3qdrant.edge import QdrantEdge
-from m3qdrant.edge.translate.floats import as_read, ends
+from m3qdrant.floats import as_read, ends
 
 
 def numbers(rng: random.Random) -> list[float]:
