@@ -16,6 +16,7 @@ def run(*, dry: bool) -> dict[str, Any]:
     """Run pytest in a process of its own and return its counts, and the names of what failed."""
     chosen = "tests/kernels/test_quantize.py" if dry else "tests/kernels"
     command = [sys.executable, "-m", "pytest", chosen, "-q", "-p", "no:cacheprovider", "-rf"]
+    command += ["-m", "slow or not slow"]
     # What is compiled ahead of time needs no card.
     command += ["--ignore", "tests/kernels/test_aot.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -39,6 +39,7 @@ def reports_of(target: str, match: str) -> dict[str, dict[str, Any]]:
     return {report["variant"]: report for report in reports}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_every_variant_compiles_as_intended(target: str) -> None:
     installed = triton_version()
@@ -72,6 +73,7 @@ def test_the_memory_bound_tile_leaves_room_for_two_blocks() -> None:
     assert 2 * 128 * report["registers"] <= 65_536
 
 
+@pytest.mark.slow
 def test_one_step_a_tile_leaves_room_for_more() -> None:
     """64 dimensions: what a block waits for, four others fill."""
     reports = reports_of("sm_90", "maxsim tiles bf16 x bf16")
@@ -79,6 +81,7 @@ def test_one_step_a_tile_leaves_room_for_more() -> None:
     assert reports["maxsim tiles bf16 x bf16 128x16x64 d=64"]["blocks"] >= 6
 
 
+@pytest.mark.slow
 def test_int8_documents_are_multiplied_as_they_are() -> None:
     """Two int8 digits a query number: no conversion in a step, and two blocks at a time."""
     reports = reports_of("sm_90", "x i8")

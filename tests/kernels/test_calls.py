@@ -178,6 +178,7 @@ def test_aligned_rows_have_the_strides_of_their_shape() -> None:
     assert aligned(packed).data_ptr() == packed.data_ptr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", [1, 7, 20, 24, 100, 1000])
 def test_vectors_of_any_dimension(kernel: Kernel, dim: int, dtype: torch.dtype) -> None:

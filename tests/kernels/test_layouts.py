@@ -123,6 +123,7 @@ def test_any_layout(module_device: torch.device, **drawn: Any) -> None:
     check(Kernel(module_device, "torch"), **drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 @settings(max_examples=60 if torch.cuda.is_available() else 8, deadline=None)
 @given(**DRAWN)

@@ -121,6 +121,7 @@ def test_any_ragged_shape(module_device: torch.device, **drawn: Any) -> None:
     check_ragged(Kernel(module_device, "torch"), **drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 @settings(max_examples=EXAMPLES)
 @given(**RAGGED, dim=st.sampled_from([16, 48]))
@@ -191,6 +192,7 @@ def test_empty_documents_in_a_row(kernel: Kernel) -> None:
     assert_agrees(kernel, ragged([2, 1], lengths_d, 16, device=kernel.device))
 
 
+@pytest.mark.slow
 def test_a_document_of_8192_tokens(kernel: Kernel) -> None:
     batch = ragged([3], [2, 8192, 1], 16, device=kernel.device)
     want = m3kernels.maxsim(*batch, backend="reference")

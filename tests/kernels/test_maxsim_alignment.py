@@ -112,6 +112,7 @@ def test_any_ragged_shape(module_device: torch.device, **drawn: Any) -> None:
     check_ragged(Kernel(module_device, "torch"), **drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(**RAGGED, dim=st.sampled_from([1, 16, 23, 48]))
@@ -119,6 +120,7 @@ def test_any_ragged_shape_in_triton(**drawn: Any) -> None:
     check_ragged(KERNELS[-1], **drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dim", [1024, 200])
 def test_shapes_and_dtypes(kernel: Kernel, dtype: torch.dtype, dim: int) -> None:
@@ -162,6 +164,7 @@ def test_blocks_of_every_size(device: torch.device) -> None:
         torch.testing.assert_close(best, want[1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_parts_of_every_number(kernel: Kernel) -> None:
     if kernel.backend != "triton":
         pytest.skip("torch has test_blocks_of_every_size")

@@ -198,6 +198,7 @@ class _Counted:
         return launched
 
 
+@pytest.mark.slow
 def test_how_many_launches_a_call_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each costs some microseconds, where 100 documents of 512 tokens take 24 to read."""
     launches = Launches(monkeypatch, launch)
@@ -235,6 +236,7 @@ def test_how_many_launches_sparse_max_takes(monkeypatch: pytest.MonkeyPatch) -> 
     assert launches.operations == []
 
 
+@pytest.mark.slow
 def test_every_score_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is cleared before, so what no kernel writes would be what the memory had."""
     new_empty = torch.Tensor.new_empty
@@ -256,6 +258,7 @@ def test_every_score_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(got, want[some[:, 0], some[:, 1]], **LIMITS)
 
 
+@pytest.mark.slow
 def test_a_book_among_short_documents() -> None:
     """A document of far more tiles than are read one after another, with neighbours of few."""
     block_d = tile_for("interpreter", 4, 4, dim=16).block_d
@@ -271,6 +274,7 @@ def test_a_book_among_short_documents() -> None:
     assert got.isnan().nonzero().tolist() == [[0, 2], [1, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_documents", [1, 2, 15, 16, 17, 240, 257, 700])
 def test_programs_find_their_first_document(n_documents: int) -> None:
     rng = torch.Generator().manual_seed(n_documents)

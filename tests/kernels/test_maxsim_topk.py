@@ -112,6 +112,7 @@ def test_any_ragged_shape(module_device: torch.device, **drawn: Any) -> None:
     check_ragged(Kernel(module_device, "torch"), **drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(**RAGGED)
@@ -159,6 +160,7 @@ def test_blocks_of_every_size(device: torch.device, dim: int, n_tokens: int) -> 
             assert torch.equal(ids, want_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scratch_bytes", [0, 3_000, 1 << 28])
 def test_ranges_of_every_size(
     kernel: Kernel, scratch_bytes: int, monkeypatch: pytest.MonkeyPatch
@@ -229,6 +231,7 @@ def test_no_document_is_allowed(kernel: Kernel) -> None:
         assert (ids == -1).all()
 
 
+@pytest.mark.slow
 def test_no_matrix_of_all_scores() -> None:
     """300,000 documents: what is allocated at a time stays far below their scores."""
     from tests.kernels.conftest import Dispatched

@@ -19,6 +19,7 @@ from tools import train_m3_tiny as script
 SCRIPT = Path(script.__file__)
 
 
+@pytest.mark.slow
 def test_it_starts_from_anywhere(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--help"],
