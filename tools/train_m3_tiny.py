@@ -37,8 +37,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import m3kernels
 import numpy as np
 import torch
+from m3kernels import Padded
 from safetensors.torch import save_file
 from tokenizers import (
     AddedToken,
@@ -466,17 +468,11 @@ def lsa_embeddings(tokenizer: Tokenizer, items: Sequence[Item]) -> Tensor:
 
 def score(queries: Vectors, documents: Vectors) -> dict[str, Tensor]:
     """Every query against every document: [Q, D] for each way of scoring."""
-    n_queries, n_documents = len(queries.dense), len(documents.dense)
-    q = queries.colbert.flatten(0, 1)  # [Q * Lq, H]
-    d = documents.colbert.flatten(0, 1)  # [D * Ld, H]
-    with torch.autocast("cpu", torch.bfloat16):
-        similarity = q @ d.T
-    similarity = similarity.view(n_queries, -1, n_documents, documents.mask.shape[1])
-    similarity = similarity.max(dim=3).values.float()  # [Q, Lq, D]; a pad's vector is zero
+    q, d = (Padded(side.colbert, mask=side.mask.bool()) for side in (queries, documents))
     scores = {
         "dense": queries.dense @ documents.dense.T,
         "sparse": queries.sparse @ documents.sparse.T,
-        "colbert": similarity.sum(dim=1) / queries.mask.sum(dim=1, keepdim=True),
+        "colbert": m3kernels.maxsim(q, None, d),
     }
     scores["all"] = torch.stack([WEIGHTS[kind] * scores[kind] for kind in WEIGHTS]).sum(dim=0)
     return scores
