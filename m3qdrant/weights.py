@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence, Set
 
 from m3qdrant.errors import InputError
-from m3qdrant.scalars import plain_number
 
 __all__ = ["DEFAULT_WEIGHTS", "check_weights"]
 
@@ -23,6 +22,8 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
         raise InputError(
             f"weights must be three numbers in order (dense, lexical, ColBERT), not {weights!r}"
         )
+    from m3qdrant.scalars import plain_number  # numpy, which `m3qdrant --help` does without
+
     try:
         given = [plain_number(weight) for weight in weights]
         if any(isinstance(weight, str | bool) for weight in given):

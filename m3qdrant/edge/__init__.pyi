@@ -3,6 +3,7 @@ from .as_client import engine_of as engine_of
 from .async_client import AsyncQdrantEdge as AsyncQdrantEdge
 from .async_view import AsyncQdrantEdgeView as AsyncQdrantEdgeView
 from .client import QdrantEdge as QdrantEdge
+from .disk.claim import is_claim as is_claim
 from .disk.directory import collection_names as collection_names
 from .refusals import as_response as as_response
 from .verifying import Verified as Verified

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from m3qdrant.collection import Document
+from m3qdrant.edge import is_claim
 from m3qdrant.errors import DocumentError, InputError, SourceError
 from m3qdrant.ingest.chunks import Found
 from m3qdrant.ingest.formats import (
@@ -228,6 +229,8 @@ def _walk(folder: Path) -> Iterator[Path | PassedOver | SourceError]:
                 yield from _walk(path)
         elif _kind(path) == stat.S_IFDIR:
             yield PassedOver("links to folders are not followed", 1, [name])
+        elif suffix in _NAMED and is_claim(path):
+            continue  # a part of the embedded engine's collections, which are named themselves
         elif suffix in _NAMED:
             yield PassedOver(f"{suffix} files are read where they are named", 1, [name])
         elif _format_of(path) is None:

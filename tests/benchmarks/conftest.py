@@ -1,8 +1,10 @@
-"""Whole suites, from end to end, take a minute each: the tests of what they leave are slow ones."""
+"""Whole suites, end to end, take a minute each: the tests of what they leave are slow ones."""
 
 from __future__ import annotations
 
 import pytest
+
+import tests.interpreting  # noqa: F401
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Without a card the kernels run in Triton's interpreter, which must be asked for before triton is
-# imported. What compiles kernels ahead of time does so in a process of its own.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
-import pytest
+import tests.interpreting  # noqa: F401  (before triton is imported)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 HAS_TRITON = importlib.util.find_spec("triton") is not None

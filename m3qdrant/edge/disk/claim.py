@@ -15,7 +15,7 @@ from typing import Any
 
 from m3qdrant.files import write_whole
 
-__all__ = ["claim", "is_local_mode"]
+__all__ = ["claim", "is_claim", "is_local_mode"]
 
 FILE = "meta.json"
 
@@ -36,6 +36,11 @@ def claim(root: Path) -> None:
     found = _read(root)
     if found is None or (isinstance(found, dict) and found.get("collections") == {}):
         write_whole(root / FILE, json.dumps(_CONTENT, indent=1).encode())
+
+
+def is_claim(file: Path) -> bool:
+    """Whether a file is the one that `claim` writes."""
+    return file.name == FILE and _read(file.parent) == _CONTENT
 
 
 def is_local_mode(root: Path) -> bool:
