@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from m3qdrant.edge.disk import closed
+from m3qdrant.edge.disk import closed, space
 from m3qdrant.edge.disk.directory import SHARD
 from m3qdrant.edge.disk.lock import nobody_has
 from m3qdrant.errors import EngineError
@@ -18,7 +18,7 @@ class Verified(NamedTuple):
     """What a collection's files were found to hold.
 
     Attributes:
-        size: bytes of the files that were compared, holes included.
+        size: bytes that the files take on the disk.
         wrong: the large files, relative to the collection, that hold something else than they did.
     """
 
@@ -60,4 +60,4 @@ def verify_files(
                 advance(done)
         except OSError as error:
             raise EngineError(f"{directory} can't be read ({error}): look at the disk") from error
-        return Verified(total, wrong)
+        return Verified(sum(space.bytes_on_disk(directory).values()), wrong)
