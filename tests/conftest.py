@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # before transformers is imported anywhere: a test that forgot its checkpoint fails, and at once
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,7 +26,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from m3qdrant import M3Encoder
+if TYPE_CHECKING:  # the tests of the kernels run without what it needs
+    from m3qdrant import M3Encoder
 
 settings.register_profile("m3qdrant", deadline=None)  # no test is timed: machines are noisy
 settings.load_profile("m3qdrant")
@@ -56,4 +58,6 @@ def checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def encoder(checkpoint: Path) -> M3Encoder:
+    from m3qdrant import M3Encoder
+
     return M3Encoder.from_pretrained(checkpoint, dtype=torch.float32)

@@ -60,7 +60,9 @@ def run(*, dry: bool) -> dict[str, Any]:
         seconds = {}
         for name, call in runs.items():
             call()
-            seconds[name] = quantile([clock.once(call) for _ in range(3 if dry else 30)], 0.5)
+            seconds[name] = quantile(
+                sorted(clock.once(call) for _ in range(3 if dry else 30)), 0.5
+            )
         saves = seconds["weigh"] - (seconds["folded product"] - seconds["product"])
         rows.append({"shape": f"{sequences} x {tokens}", "seconds": seconds, "saves_s": saves})
     return {

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks import ROOT
 
 __all__ = ["run"]
+
+# Each holds a context of its own on the card.
+_MOST_WORKERS = 12
 
 
 def run(*, dry: bool) -> dict[str, Any]:
@@ -19,6 +24,8 @@ def run(*, dry: bool) -> dict[str, Any]:
     command += ["-m", "slow or not slow"]
     # What is compiled ahead of time needs no card.
     command += ["--ignore", "tests/kernels/test_aot.py"]
+    if not dry and find_spec("xdist"):  # compiling is most of it, and that is the CPU's
+        command += ["-n", str(min(os.cpu_count() or 1, _MOST_WORKERS))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     counts = {
         kind: int(n)

@@ -1,9 +1,16 @@
-"""The launch table's rows and their neighbours, timed; where one is faster, a suggestion."""
+"""The launch table's rows and their neighbours, timed; where one is faster, a suggestion.
+
+Compiling them takes longer than timing them, and is the CPU's: it is done by many processes first.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -18,14 +25,18 @@ from torch import Tensor
 from benchmarks.gpu.environment import device_of
 from benchmarks.gpu.forcing import forced, named
 from benchmarks.tables import aligned
-from benchmarks.timing import Clock, clock_for, quantile
+from benchmarks.timing import Clock, Run, capture, clock_for, quantile
 
-__all__ = ["around", "run"]
+__all__ = ["Shape", "around", "compile_all", "run", "timings"]
 
 # Less than this is noise.
 _WORTH = 0.97
 _REPEATS = 15
 _LIMIT = 1e-3
+# Each compiling process holds a context of its own on the card.
+_MOST_COMPILERS = 14
+# What a kernel is compiled for doesn't depend on how long documents are.
+_TOKENS_TO_COMPILE = 3
 
 
 @dataclass(frozen=True)
@@ -67,22 +78,47 @@ def run(*, dry: bool) -> dict[str, Any]:
     target = target_of(device)
     assert target is not None
     clock = clock_for(device)
-    shapes: list[dict[str, Any]] = []
+    tiles: dict[Shape, list[Tile]] = {}
     for shape in _SHAPES_DRY if dry else _SHAPES:
-        compute = multiplied_as(shape.dtype, shape.narrow or shape.dtype)
-        if shape.narrow == torch.float8_e4m3fn and not target.fp8:
-            continue
-        mine = tile_for(
-            target.family,
-            compute.itemsize,
-            shape.query_rows,
-            widened=(shape.narrow or shape.dtype) != compute,
-            pairs=shape.pairs,
-            dim=shape.dim,
-        )
-        timed = _timed(shape, mine, device, clock, repeats=2 if dry else _REPEATS)
-        shapes.append({"name": shape.name, "row": named(mine), "tiles": timed})
+        if shape.narrow != torch.float8_e4m3fn or target.fp8:
+            tiles[shape] = _tiles(shape, target.family)[: 3 if dry else None]
+    if not dry:
+        compile_all([(shape, tile) for shape, some in tiles.items() for tile in some])
+    shapes: list[dict[str, Any]] = []
+    for shape, some in tiles.items():
+        timed = timings(shape, some, device, clock, repeats=2 if dry else _REPEATS)
+        shapes.append({"name": shape.name, "row": named(some[0]), "tiles": timed})
     return _told(shapes)
+
+
+def _tiles(shape: Shape, family: str) -> list[Tile]:
+    """The row of the table that a shape uses, then those around it."""
+    documents = shape.narrow or shape.dtype
+    compute = multiplied_as(shape.dtype, documents)
+    mine = tile_for(
+        family,
+        compute.itemsize,
+        shape.query_rows,
+        widened=documents != compute,
+        pairs=shape.pairs,
+        dim=shape.dim,
+    )
+    on_n = documents != compute or compute == torch.int8
+    return list(around(mine, widened=on_n, pairs=shape.pairs))
+
+
+def compile_all(jobs: list[tuple[Shape, Tile]]) -> None:
+    """Compile kernels in as many processes as there are cores, into Triton's cache on the disk."""
+    workers = min(os.cpu_count() or 1, _MOST_COMPILERS, len(jobs))
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(_compile, jobs, chunksize=1)
+
+
+def _compile(job: tuple[Shape, Tile]) -> None:
+    shape, tile = job
+    arguments = _inputs(replace(shape, tokens=_TOKENS_TO_COMPILE), torch.device("cuda"))
+    with contextlib.suppress(Exception), forced(tile):  # the timing says why it doesn't run
+        maxsim_triton(*arguments)
 
 
 def around(tile: Tile, *, widened: bool, pairs: bool) -> Iterator[Tile]:
@@ -114,18 +150,15 @@ def around(tile: Tile, *, widened: bool, pairs: bool) -> Iterator[Tile]:
         yield replace(tile, q_on_m=not tile.q_on_m, flat=False)
 
 
-def _timed(
-    shape: Shape, mine: Tile, device: torch.device, clock: Clock, repeats: int
+def timings(
+    shape: Shape, tiles: list[Tile], device: torch.device, clock: Clock, repeats: int
 ) -> list[dict[str, Any]]:
-    """Seconds of each tile that compiles, fits and is right; the table's row is the first."""
+    """Return the seconds of each tile that compiles, fits and gives what the first one gives."""
     arguments = _inputs(shape, device)
-    with forced(mine):
+    with forced(tiles[0]):
         want = maxsim_triton(*arguments)
-    compute = multiplied_as(shape.dtype, shape.narrow or shape.dtype)
-    widened = (shape.narrow or shape.dtype) != compute or compute == torch.int8
     rows: list[dict[str, Any]] = []
-    tiles = list(around(mine, widened=widened, pairs=shape.pairs))
-    for tile in tiles if device.type == "cuda" else tiles[:3]:
+    for tile in tiles:
         row: dict[str, Any] = {"tile": named(tile)}
         rows.append(row)
         with forced(tile):
@@ -134,11 +167,14 @@ def _timed(
                 if not torch.allclose(got, want, atol=_LIMIT, rtol=_LIMIT):
                     row["refused"] = "wrong"
                     continue
-                seconds = [clock.once(lambda: maxsim_triton(*arguments)) for _ in range(repeats)]
+                run: Run = partial(maxsim_triton, *arguments)
+                if device.type == "cuda":
+                    run, _ = capture(run)  # the device's time alone
+                seconds = [clock.once(run) for _ in range(repeats)]
             except Exception as error:  # too much shared memory, or the compiler's own
                 row["refused"] = f"{type(error).__name__}: {error}"[:160]
                 continue
-        row["median_s"] = quantile(seconds, 0.5)
+        row["median_s"] = quantile(sorted(seconds), 0.5)
     return rows
 
 

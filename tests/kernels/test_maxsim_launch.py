@@ -207,7 +207,8 @@ def test_how_many_launches_a_call_takes(monkeypatch: pytest.MonkeyPatch) -> None
     rest = (None, None, "mean")
     assert launches.of(launch.maxsim_triton, *batch, *rest) == ["maxsim_tiles", "maxsim_sums"]
     assert launches.operations == []  # no fill, no copy
-    rounds = launches.of(launch.maxsim_triton, *batch, *rest, 0)
+    many = ragged([3, 0, 600], [5, 0, 4], 32, device=DEVICE)  # more rows than any tile has
+    rounds = launches.of(launch.maxsim_triton, *many, *rest, 0)
     assert len(rounds) > 2
     assert rounds == ["maxsim_tiles", "maxsim_sums"] * (len(rounds) // 2)
     assert launches.operations == []

@@ -253,7 +253,10 @@ def _store_maxima(
             acc, p_scales, p_q_scales, o_d, o_d < sum_d, o_q, o_q < n_left, SCALED, DIGITS
         )
     end = tl.minimum(tile * BLOCK_D + BLOCK_D, sum_d)
-    for i_doc in range(i_first, i_last + 1):
+    # A `for` here would lose i_first: triton's remove-layout-conversions (3.6, 3.7; their pull
+    # request 9036) takes what an outer loop carries for unused where only a loop's bounds use it.
+    i_doc = i_first
+    while i_doc <= i_last:
         start = tl.maximum(tl.load(p_cu_d + i_doc), tile * BLOCK_D).to(tl.int32)
         stop = tl.minimum(tl.load(p_cu_d + i_doc + 1), end).to(tl.int32)
         # One comparison: before the start it wraps around.
@@ -265,6 +268,7 @@ def _store_maxima(
         p_best = p_partial + (tile + i_doc) * stride + o_q
         # An empty document, or one that ended with the tile before, has no rows here.
         tl.store(p_best, best, mask=o_q < tl.where(stop > start, n_left, 0))
+        i_doc += 1
 
 
 @triton.jit
@@ -375,13 +379,12 @@ def maxsim_sums_kernel(
 
     p_score = p_scores + i_query.to(tl.int64) * n_documents + i_d
     total = tl.where(n_tiles > 0, total, 0.0)
+    # What the rounds before wrote of a query that began there.
+    total += tl.load(p_score, mask=i_d < tl.where(start_q < first_q, n_documents, 0), other=0.0)
     if MEAN:
         # The last round of a query divides, so that it rounds once.
         length = tl.maximum(end_of_q - start_q, 1).to(tl.float32)
-        total += tl.where(start_q < first_q, tl.load(p_score, mask=m_d, other=0.0), 0.0)
         total = tl.where(end_of_q <= end_q, tl.div_rn(total, length), total)
-    else:
-        total += tl.where(start_q < first_q, tl.load(p_score, mask=m_d, other=0.0), 0.0)
     # A query that no row of this round belongs to keeps what it has, and the first round writes
     # the 0 of an empty one.
     written = (to_q > from_q) | (first_q == 0)
