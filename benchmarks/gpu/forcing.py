@@ -17,10 +17,10 @@ __all__ = ["forced", "named"]
 def forced(tile: Tile) -> Iterator[None]:
     """Let `maxsim_triton` use this tile whatever the call is."""
 
-    def tile_for(*_: Any, **__: Any) -> Tile:
+    def tile_of(*_: Any, **__: Any) -> Tile:
         return tile
 
-    with patch.object(launch, "tile_for", tile_for):
+    with patch.object(launch, "tile_of", tile_of):
         yield
 
 

@@ -130,7 +130,7 @@ def test_float32_is_never_one_tf32_product(target: str) -> None:
         compute = multiplied_as(queries, documents)
         assert compute == torch.float32
         for tile in TILES[target, 4]:
-            of_tile = constants(TARGETS[target], tile, 1024, compute, False)
+            of_tile = constants(TARGETS[target], tile, 1024, compute, False, False)
             assert of_tile["PRECISION"] == "tf32x3"
     # Integers: the queries' digits, not a conversion of the documents.
     for queries in (torch.float32, torch.float16, torch.bfloat16):

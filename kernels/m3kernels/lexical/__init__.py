@@ -6,13 +6,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
 from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.lexical.gradient import gradients
 from m3kernels.lexical.reference import lexical_scores_reference
 from m3kernels.packing import check_capturing, check_csr, check_csr_values, check_no_tangent
+from m3kernels.registering import op
 
 __all__ = ["lexical_scores"]
 
@@ -67,9 +67,8 @@ def lexical_scores(
     return scores
 
 
-@custom_op(
+@op(
     "m3kernels::lexical_scores",
-    mutates_args=(),
     schema="(Tensor indptr_q, Tensor indices_q, Tensor values_q, "
     "Tensor indptr_d, Tensor indices_d, Tensor values_d, str? backend, bool validate) -> Tensor",
 )
@@ -108,9 +107,8 @@ def _(
     return values_q.new_empty((indptr_q.shape[0] - 1, indptr_d.shape[0] - 1), dtype=torch.float32)
 
 
-@custom_op(
+@op(
     "m3kernels::lexical_scores_gradients",
-    mutates_args=(),
     schema="(Tensor grad, bool[] wanted, Tensor indptr_q, Tensor indices_q, Tensor values_q, "
     "Tensor indptr_d, Tensor indices_d, Tensor values_d, str? backend) -> (Tensor, Tensor)",
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 from torch import Tensor
 
 from m3kernels.dispatch import launching_on, target_of
+from m3kernels.launching import cdiv, launch
 from m3kernels.lexical.kernels import lexical_kernel
 
 __all__ = ["BLOCK_S", "BLOCK_T", "NUM_WARPS", "lexical_scores_triton", "work"]
@@ -43,13 +43,14 @@ def lexical_scores_triton(q_csr: CSR, d_csr: CSR, grid_blocks: int = _GRID_BLOCK
         terms, searched, strides = d_csr, q_csr, (1, n_d)
     arguments = [part.contiguous() for part in (*terms, *searched)]
     n_t, n_s = terms[0].shape[0] - 1, searched[0].shape[0] - 1
-    blocks = triton.cdiv(n_s, BLOCK_S)
+    blocks = cdiv(n_s, BLOCK_S)
     with launching_on(scores.device):
         for first_block in range(0, blocks, grid_blocks):
-            lexical_kernel[(n_t, min(blocks - first_block, grid_blocks))](
+            launch(
+                lexical_kernel, (n_t, min(blocks - first_block, grid_blocks)),
                 *arguments, scores,
                 terms[1].shape[0], searched[1].shape[0], n_s, first_block, *strides,
-                BLOCK_S=BLOCK_S, BLOCK_T=BLOCK_T, num_warps=NUM_WARPS,
+                options={"num_warps": NUM_WARPS}, BLOCK_S=BLOCK_S, BLOCK_T=BLOCK_T,
             )  # fmt: skip
     return scores
 

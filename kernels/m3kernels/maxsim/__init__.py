@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
 from m3kernels.layouts import (
@@ -30,6 +29,7 @@ from m3kernels.packing import (
     check_pairs_values,
     wants_gradient,
 )
+from m3kernels.registering import op
 from m3kernels.token_vectors import QUANTIZED_DTYPES, unsupported
 
 __all__ = ["maxsim"]
@@ -171,7 +171,7 @@ _ARGUMENTS = (
 )
 
 
-@custom_op("m3kernels::maxsim", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+@op("m3kernels::maxsim", schema=f"({_ARGUMENTS}) -> Tensor")
 def _maxsim(
     queries: Tensor,
     cu_seqlens_q: Tensor,
@@ -231,9 +231,7 @@ def _(
     return queries.new_empty(shape, dtype=torch.float32)
 
 
-@custom_op(
-    "m3kernels::maxsim_kept", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
-)
+@op("m3kernels::maxsim_kept", schema=f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 def _maxsim_kept(
     queries: Tensor,
     cu_seqlens_q: Tensor,
@@ -282,9 +280,8 @@ def _(
     return scores, rows, queries.new_empty((n,), dtype=torch.float32)
 
 
-@custom_op(
+@op(
     "m3kernels::maxsim_gradients",
-    mutates_args=(),
     schema="(Tensor grad, Tensor? rows, Tensor? similarities, bool[] wanted, "
     "Tensor queries, Tensor cu_seqlens_q, Tensor documents, Tensor cu_seqlens_d, Tensor? pairs, "
     "Tensor? document_scales, str reduction, str? backend, Tensor? query_weights, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from m3kernels.dispatch import interpreting, launching_on, target_of
+from m3kernels.launching import cdiv, launch
 from m3kernels.maxsim.kernels import (
     maxsim_digits_kernel,
     maxsim_pairs_kernel,
@@ -96,12 +98,21 @@ def maxsim_triton(
     return scores
 
 
+@cache
 def constants(
-    target: Target, tile: Tile, dim: int, compute: torch.dtype, scaled: bool, emulate: bool = False
+    target: Target,
+    tile: Tile,
+    dim: int,
+    compute: torch.dtype,
+    scaled: bool,
+    tma: bool,
+    *,
+    emulate: bool = False,
 ) -> dict[str, Any]:
-    """Return the compile-time arguments that the tile kernels share.
+    """Return the compile-time arguments that the tile kernels share. Not to be written to.
 
-    `emulate` widens all floats to float32, for an interpreter that gets bfloat16 wrong.
+    `tma` is whether tensor descriptors load the tiles. `emulate` widens all floats to float32, for
+    an interpreter that gets bfloat16 wrong.
     """
     # "tf32x3" splits each float32 in two tf32 numbers and adds three products: float32's own
     # accuracy on the matrix units. AMD's multiply float32 as it is.
@@ -115,10 +126,11 @@ def constants(
         "PRECISION": precise if compute == torch.float32 else "tf32",
         "SCALED": scaled,
         "DIGITS": compute == torch.int8,
-        "TMA": target.tma,
+        "TMA": tma,
     }
 
 
+@cache
 def sums_constants(mean: bool) -> dict[str, Any]:
     """Return the compile-time arguments of the sums after a tile kernel, all of a launch's but
     BLOCK_D or SPLITS.
@@ -126,6 +138,7 @@ def sums_constants(mean: bool) -> dict[str, Any]:
     return {"MEAN": mean, "BLOCK_ROWS": _BLOCK_ROWS}
 
 
+@cache
 def digits_constants(target: Target, dim: int) -> dict[str, Any]:
     """Return the compile-time arguments of the kernel that splits queries."""
     interpreted = target.family == "interpreter"
@@ -143,6 +156,7 @@ def multiplied_as(queries: torch.dtype, documents: torch.dtype) -> torch.dtype:
     return documents if documents == torch.int8 else product_dtype(queries, documents)
 
 
+@lru_cache(4096)
 def tile_of(
     target: Target,
     queries: torch.dtype,
@@ -217,20 +231,18 @@ class _Call:
         digits = self.queries.new_empty(2 * self.sum_q, self.dim, dtype=torch.int8)
         scales = self.queries.new_empty(self.sum_q, dtype=torch.float32)
         constants = digits_constants(self.target, self.dim)
-        maxsim_digits_kernel[(triton.cdiv(self.sum_q, constants["BLOCK_ROWS"]),)](
-            self.queries, digits, scales, self.sum_q, **constants
-        )
+        grid = (cdiv(self.sum_q, constants["BLOCK_ROWS"]),)
+        launch(
+            maxsim_digits_kernel, grid, self.queries, digits, scales, self.sum_q,
+            options={}, **constants,
+        )  # fmt: skip
         return digits, scales
 
-    def _options(self, tile: Tile) -> dict[str, Any]:
+    def _constants(self, tile: Tile) -> dict[str, Any]:
+        scaled = self.scales is not None
         return constants(
-            self.target,
-            tile,
-            self.dim,
-            self.compute,
-            self.scales is not None,
-            emulate=interpreting(),
-        ) | {"TMA": self.tma, "num_warps": tile.num_warps, "num_stages": tile.num_stages}
+            self.target, tile, self.dim, self.compute, scaled, self.tma, emulate=interpreting()
+        )
 
     def all_pairs(
         self,
@@ -243,33 +255,31 @@ class _Call:
         n_queries, n_documents = scores.shape
         tile = self._tile(self.sum_q)
         operands = self._operands(tile)
-        n_tiles = triton.cdiv(self.sum_d, tile.block_d)
+        n_tiles = cdiv(self.sum_d, tile.block_d)
         slots = n_tiles + n_documents
         # Sums are taken round by round, so the rounds decide their order.
         sum_d, n_d = part_of or (self.sum_d, n_documents)
-        slots_of_all = triton.cdiv(sum_d, tile.block_d) + n_d
+        slots_of_all = cdiv(sum_d, tile.block_d) + n_d
         width = max(scratch_bytes // (4 * slots_of_all) // tile.block_q, 1) * tile.block_q
         width = min(width, self.sum_q)
         partial = scores.new_empty(slots * width)
         n_ranges = min(n_tiles, processors(scores.device) * tile.blocks)
+        constants = self._constants(tile)
         for first_q in range(0, self.sum_q, width):
             end_q = min(first_q + width, self.sum_q)
-            maxsim_tiles_kernel[(triton.cdiv(end_q - first_q, tile.block_q) * n_ranges,)](
+            launch(
+                maxsim_tiles_kernel, (cdiv(end_q - first_q, tile.block_q) * n_ranges,),
                 *operands, cu_d, partial,
                 n_documents, self.sum_d, self.sum_q, first_q, end_q, n_ranges,
-                FLAT=tile.flat, Q_ON_M=tile.q_on_m,
-                **self._options(tile),
+                options=tile.options, FLAT=tile.flat, Q_ON_M=tile.q_on_m, **constants,
             )  # fmt: skip
             # A grid's second dimension ends at 65,535.
             for first_query in range(0, n_queries, 65_535):
-                grid = (
-                    triton.cdiv(n_documents, BLOCK_N),
-                    min(n_queries - first_query, 65_535),
-                )
-                maxsim_sums_kernel[grid](
-                    partial, cu_q, cu_d, scores,
+                grid = (cdiv(n_documents, BLOCK_N), min(n_queries - first_query, 65_535))
+                launch(
+                    maxsim_sums_kernel, grid, partial, cu_q, cu_d, scores,
                     n_documents, self.sum_d, first_q, end_q, first_query,
-                    BLOCK_D=tile.block_d, BLOCK_N=BLOCK_N, BLOCK_T=BLOCK_T,
+                    options={}, BLOCK_D=tile.block_d, BLOCK_N=BLOCK_N, BLOCK_T=BLOCK_T,
                     **sums_constants(self.mean),
                 )  # fmt: skip
 
@@ -288,15 +298,15 @@ class _Call:
         while splits > 1 and n_pairs * splits * self.sum_q * 4 > scratch_bytes:
             splits //= 2
         partial = scores if splits == 1 else scores.new_empty(n_pairs * splits * self.sum_q)
-        maxsim_pairs_kernel[(n_pairs * splits,)](
+        launch(
+            maxsim_pairs_kernel, (n_pairs * splits,),
             *operands, cu_q, cu_d, pairs, partial, scores,
             n_queries, n_documents, self.sum_d, self.sum_q,
-            SPLITS=splits, MEAN=self.mean,
-            **self._options(tile),
+            options=tile.options, SPLITS=splits, MEAN=self.mean, **self._constants(tile),
         )  # fmt: skip
         if splits > 1:
-            maxsim_pairs_sums_kernel[(n_pairs,)](
-                partial, cu_q, cu_d, pairs, scores,
+            launch(
+                maxsim_pairs_sums_kernel, (n_pairs,), partial, cu_q, cu_d, pairs, scores,
                 n_queries, n_documents, self.sum_d, self.sum_q,
-                SPLITS=splits, **sums_constants(self.mean),
+                options={}, SPLITS=splits, **sums_constants(self.mean),
             )  # fmt: skip

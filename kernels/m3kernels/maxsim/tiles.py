@@ -52,6 +52,11 @@ class Tile:
     flat: bool = True
     q_on_m: bool = False
 
+    @property
+    def options(self) -> dict[str, int]:
+        """The compiler's options."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+
 
 # (target family, bytes of an element in the product) -> tiles by rising block_q
 TILES: dict[tuple[str, int], tuple[Tile, ...]] = {

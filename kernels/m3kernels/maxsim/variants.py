@@ -130,7 +130,7 @@ def _tile_variant(
         f"maxsim {kind} {name}{'' if dim == 1024 else f' d={dim}'}",
         kernel,
         signature(kernel, _TYPES) | operands,
-        constants(target, tile, dim, compute, scaled) | extra,
+        constants(target, tile, dim, compute, scaled, target.tma) | extra,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         aligned=aligned,

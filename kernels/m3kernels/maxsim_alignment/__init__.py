@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
 from m3kernels.maxsim_alignment.cpu import maxsim_alignment_torch
@@ -16,6 +15,7 @@ from m3kernels.packing import (
     check_pairs,
     check_pairs_values,
 )
+from m3kernels.registering import op
 from m3kernels.token_vectors import check_token_vectors, unsupported
 
 __all__ = ["maxsim_alignment"]
@@ -92,9 +92,8 @@ def maxsim_alignment(
     return positions, similarities
 
 
-@custom_op(
+@op(
     "m3kernels::maxsim_alignment",
-    mutates_args=(),
     schema="(Tensor queries, Tensor cu_seqlens_q, Tensor documents, Tensor cu_seqlens_d, "
     "Tensor pairs, Tensor? document_scales, str? backend, bool validate) -> (Tensor, Tensor)",
 )

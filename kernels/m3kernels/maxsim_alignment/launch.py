@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from m3kernels.dispatch import interpreting, launching_on, target_of
+from m3kernels.launching import cdiv, launch
 from m3kernels.maxsim_alignment.kernels import (
     maxsim_alignment_kernel,
     maxsim_alignment_merge_kernel,
@@ -135,18 +135,19 @@ def maxsim_alignment_triton(
     if splits > 1:
         parts = (at.new_empty(splits, n_out), best.new_empty(splits, n_out))
     with launching_on(queries.device):
-        maxsim_alignment_kernel[(n_pairs * splits,)](
+        launch(
+            maxsim_alignment_kernel, (n_pairs * splits,),
             documents, queries, scales, cu_q, cu_d, pairs.contiguous(), cu_out, *parts,
             n_queries, n_documents, documents.shape[0], queries.shape[0], n_out,
             SPLITS=splits,
             **constants(
                 target, tile, queries.shape[1], compute, scaled, emulate=interpreting()
             ),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            options={"num_warps": tile.num_warps, "num_stages": tile.num_stages},
         )  # fmt: skip
         if splits > 1:
-            maxsim_alignment_merge_kernel[(triton.cdiv(n_out, MERGE_BLOCK),)](
-                *parts, at, best, n_out, SPLITS=splits, BLOCK=MERGE_BLOCK
-            )
+            launch(
+                maxsim_alignment_merge_kernel, (cdiv(n_out, MERGE_BLOCK),),
+                *parts, at, best, n_out, options={}, SPLITS=splits, BLOCK=MERGE_BLOCK,
+            )  # fmt: skip
     return at, best

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from m3kernels.dispatch import as_written, choose
 from m3kernels.maxsim_topk.cpu import maxsim_topk_torch
@@ -17,6 +16,7 @@ from m3kernels.packing import (
     check_cu_seqlens,
     check_cu_seqlens_values,
 )
+from m3kernels.registering import op
 from m3kernels.token_vectors import check_token_vectors, unsupported
 
 __all__ = ["allowed_documents", "check_documents_mask", "check_k", "maxsim_topk"]
@@ -97,9 +97,8 @@ def maxsim_topk(
     return scores, ids
 
 
-@custom_op(
+@op(
     "m3kernels::maxsim_topk",
-    mutates_args=(),
     schema="(Tensor queries, Tensor cu_seqlens_q, Tensor documents, Tensor cu_seqlens_d, int k, "
     "Tensor? documents_mask, Tensor? document_scales, str reduction, str? backend, bool validate) "
     "-> (Tensor, Tensor)",

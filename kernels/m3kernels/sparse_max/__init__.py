@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 from torch.nn.functional import pad
 
 from m3kernels.dispatch import as_written, choose
@@ -20,6 +19,7 @@ from m3kernels.packing import (
     check_no_tangent,
     check_tensor,
 )
+from m3kernels.registering import op
 from m3kernels.sparse_max.cpu import sparse_max_torch
 from m3kernels.sparse_max.gradient import gradients
 from m3kernels.sparse_max.reference import sparse_max_reference
@@ -118,9 +118,8 @@ def sparse_max(
     return indptr, indices, values
 
 
-@custom_op(
+@op(
     "m3kernels::sparse_max",
-    mutates_args=(),
     schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor token_ids, Tensor cu_seqlens, "
     "int[] ignore_ids, str? backend, bool validate) -> (Tensor, Tensor, Tensor)",
 )
@@ -174,9 +173,8 @@ def _(
     )
 
 
-@custom_op(
+@op(
     "m3kernels::sparse_max_gradients",
-    mutates_args=(),
     schema="(Tensor grad, bool[] wanted, Tensor indptr, Tensor indices, Tensor hidden, "
     "Tensor weight, Tensor bias, Tensor token_ids, Tensor cu_seqlens, str? backend) "
     "-> (Tensor, Tensor, Tensor)",

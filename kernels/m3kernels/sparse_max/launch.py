@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from m3kernels.dispatch import launching_on, target_of
+from m3kernels.launching import cdiv, launch
 from m3kernels.packing import aligned
 from m3kernels.sparse_max.kernels import own_kernel, sort_kernel, weigh_kernel, write_kernel
 from m3kernels.target import Target
@@ -75,30 +76,34 @@ def sparse_max_triton(
 
     hidden, weight = aligned(hidden), aligned(weight)
     token_ids, cu_seqlens = token_ids.contiguous(), cu_seqlens.contiguous()
-    n_runs = triton.cdiv(sum_t, run)
+    n_runs = cdiv(sum_t, run)
     words = cu_seqlens.new_empty(sum_t)
     in_order = cu_seqlens.new_empty(sum_t)
     sequences = indices.new_empty(sum_t)
     owners = indices.new_empty(sum_t)
     totals = indices.new_empty(n_runs)
-    blocks = indices.new_empty(triton.cdiv(n_runs, block_runs))
+    blocks = indices.new_empty(cdiv(n_runs, block_runs))
     weigh = weigh_constants(target, dim, hidden.dtype.itemsize, ignore_ids)
-    num_warps = warps(target, run)
+    options = {"num_warps": warps(target, run)}
     with launching_on(hidden.device):
-        weigh_kernel[(triton.cdiv(sum_t, weigh["BLOCK_T"]),)](
-            hidden, weight, bias, token_ids, words, sum_t, **weigh, num_warps=1
-        )
-        sort_kernel[(n_runs,)](
+        launch(
+            weigh_kernel, (cdiv(sum_t, weigh["BLOCK_T"]),),
+            hidden, weight, bias, token_ids, words, sum_t, options={"num_warps": 1}, **weigh,
+        )  # fmt: skip
+        launch(
+            sort_kernel, (n_runs,),
             words, cu_seqlens, in_order, sequences, indices, values, blocks, n, sum_t,
-            **sort_constants(run, block_runs), num_warps=num_warps,
+            options=options, **sort_constants(run, block_runs),
         )  # fmt: skip
-        own_kernel[(n_runs,)](
+        launch(
+            own_kernel, (n_runs,),
             in_order, sequences, cu_seqlens, owners, totals, blocks, n, sum_t,
-            **merge_constants(run, block_runs), num_warps=num_warps,
+            options=options, **merge_constants(run, block_runs),
         )  # fmt: skip
-        write_kernel[(n_runs,)](
+        launch(
+            write_kernel, (n_runs,),
             in_order, sequences, cu_seqlens, owners, totals, blocks, indptr, indices, values,
-            n, sum_t, **merge_constants(run, block_runs), num_warps=num_warps,
+            n, sum_t, options=options, **merge_constants(run, block_runs),
         )  # fmt: skip
     return indptr, indices, values
 
