@@ -47,7 +47,7 @@ def _by_itself(arguments: tuple[Any, ...]) -> bool:
         torch.compiler.is_compiling()  # before all that a tracer can't look into
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
     ):
         return False
     differentiated = torch.is_grad_enabled()
