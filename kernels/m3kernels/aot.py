@@ -26,7 +26,15 @@ from m3kernels.ops import OPS
 from m3kernels.target import TARGETS, Target
 from m3kernels.variant import Variant
 
-__all__ = ["DEFAULT_TARGETS", "Report", "compile_variant", "main", "variants", "waits_each"]
+__all__ = [
+    "DEFAULT_TARGETS",
+    "Report",
+    "compile_variant",
+    "main",
+    "overwrites_operands",
+    "variants",
+    "waits_each",
+]
 
 DEFAULT_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -125,6 +133,8 @@ def compile_variant(variant: Variant, target: Target) -> Report:
         problems.append("each wgmma is waited for before the next")
     if variant.tma and not tma:
         problems.append("no TMA loads")
+    if overwrites_operands(compiled.asm["ttgir"]):
+        problems.append("a step writes to registers that wgmma reads")
     return Report(
         target.name, variant.name, registers, stack, shared, target.shared_memory, blocks, matrix,
         tma, tuple(problems),
@@ -163,6 +173,21 @@ def waits_each(code: str) -> bool:
     """
     products = len(re.findall(r"\b[HIQ]GMMA\.\S+ R\d+, gdesc", code))
     return products > 1 and code.count("WARPGROUP.DEPBAR") >= products
+
+
+def overwrites_operands(ttgir: str) -> bool:
+    """Return whether a wgmma that reads registers may still run when the next step writes to them.
+
+    By the kernel's IR: such a product is waited for with others allowed to be under way.
+    """
+    from_registers = re.compile(r"(%\S+) = ttng\.warp_group_dot %.* : tensor<")
+    for dot in from_registers.finditer(ttgir):
+        wait = re.search(
+            rf"warp_group_dot_wait {re.escape(dot[1])}\b.*\{{pendings = (\d+)", ttgir[dot.end() :]
+        )
+        if wait is None or wait[1] != "0":
+            return True
+    return False
 
 
 def _of_binary(cubin: bytes, tool: str, *options: str) -> str:

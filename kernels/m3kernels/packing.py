@@ -38,6 +38,9 @@ __all__ = [
 INDEX_DTYPES = (torch.int64, torch.int32)
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+# Numbers of a tensor that is checked on the CPU wherever it is.
+_FEW = 1 << 14
+
 
 def lengths(cu_seqlens: Tensor) -> Tensor:
     """Return the rows of each sequence: (n + 1,) -> (n,) int64."""
@@ -118,6 +121,7 @@ def check_cu_seqlens_values(name: str, cu_seqlens: Tensor, *, rows: int) -> None
         ValueError: a first entry other than 0, a decreasing entry, or a last entry other than
             `rows`.
     """
+    cu_seqlens = _nearby(cu_seqlens)
     steps = cu_seqlens.diff()
     # One transfer for the three numbers.
     lowest = steps.min() if steps.numel() else steps.new_zeros(())
@@ -133,6 +137,11 @@ def check_cu_seqlens_values(name: str, cu_seqlens: Tensor, *, rows: int) -> None
         )
     if last != rows:
         raise ValueError(f"{name} ends with {last}; expected {rows}, the rows that it packs")
+
+
+def _nearby(numbers: Tensor) -> Tensor:
+    """A tensor on the CPU if it is small: one transfer costs less than some launches and one."""
+    return numbers.cpu() if numbers.numel() <= _FEW else numbers
 
 
 def check_pairs(value: object, *, device: torch.device) -> Tensor:
@@ -156,6 +165,7 @@ def check_pairs_values(pairs: Tensor, *, n_queries: int, n_documents: int) -> No
     """
     if pairs.shape[0] == 0:
         return
+    pairs = _nearby(pairs)
     lowest, highest = torch.stack([pairs.amin(0), pairs.amax(0)]).tolist()
     columns = (("query", "queries", n_queries), ("document", "documents", n_documents))
     for low, high, (one, many, n) in zip(lowest, highest, columns, strict=True):

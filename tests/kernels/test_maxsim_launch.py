@@ -141,16 +141,19 @@ def test_which_tile() -> None:
         tile = tile_for("sm_90", *arguments, **options)
         return tile.block_d, tile.block_q, tile.num_warps
 
-    assert shape(2, 32) == (128, 32, 4)
-    assert shape(2, 33) == (256, 64, 8)
-    assert shape(2, 100) == (256, 128, 8)
+    assert shape(2, 32) == (64, 32, 4)
+    assert shape(2, 33) == (64, 64, 4)
+    assert shape(2, 100) == (128, 128, 4)
     assert shape(2, 4096) == (128, 256, 8)
     assert tile_for("sm_90", 2, 4096).q_on_m
     assert not tile_for("sm_90", 2, 4096, widened=True).q_on_m
-    # one step takes all dimensions: more blocks a multiprocessor
+    # one step takes all dimensions, for as many query rows as there is a tile for
+    assert tile_for("sm_90", 2, 32, dim=64).block_k == 64
+    assert tile_for("sm_90", 2, 32, dim=65).block_k == 128
+    assert [tile.block_q for tile in tiles_of("sm_90", 2, dim=64)] == [16, 32, 64, 128, 256]
     assert tile_for("sm_90", 2, 32, dim=64).blocks == 5
-    assert tile_for("sm_90", 2, 32, dim=65).blocks == 2
-    assert tile_for("sm_90", 1, 32, dim=128).blocks == 3
+    assert tile_for("sm_90", 1, 32, dim=128).blocks == 2
+    assert tile_for("sm_90", 2, 4096, dim=64) == tile_for("sm_90", 2, 4096)
     for family in FAMILIES:
         for (of_family, _), tiles in PAIRS.items():
             if of_family == family != "interpreter":

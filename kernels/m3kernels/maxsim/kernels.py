@@ -70,13 +70,24 @@ def _load(
 
 
 @triton.jit
-def _multiply(b_d, b_q, acc, COMPUTE: tl.constexpr, PRECISION: tl.constexpr, Q_ON_M: tl.constexpr):
-    """Add the products of a step to acc."""
+def _multiply(
+    b_d, b_q, acc,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DRAIN: tl.constexpr, Q_ON_M: tl.constexpr,
+):  # fmt: skip
+    """Add the products of a step to acc.
+
+    What is widened is multiplied from registers. On sm_90 that goes on while the next step begins,
+    and triton (3.6, 3.7; their issue 9433) lets that step write to those registers. DRAIN makes
+    each step wait for its products, as triton does where something looks at them.
+    """
     left, right = (b_q, b_d) if Q_ON_M else (b_d, b_q)
-    return tl.dot(
+    acc = tl.dot(
         left.to(COMPUTE), right.to(COMPUTE).T, acc,
         input_precision=PRECISION, out_dtype=acc.dtype,
     )  # fmt: skip
+    if DRAIN and left.dtype != COMPUTE:
+        acc += 0.0
+    return acc
 
 
 @triton.jit
@@ -157,8 +168,8 @@ def maxsim_tiles_kernel(
     documents, queries, p_scales, p_q_scales, p_cu_d, p_partial,
     n_documents, sum_d, sum_q, first_q, end_q, n_ranges, FLAT: tl.constexpr, Q_ON_M: tl.constexpr,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, SCALED: tl.constexpr, DIGITS: tl.constexpr,
-    TMA: tl.constexpr,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DRAIN: tl.constexpr, SCALED: tl.constexpr,
+    DIGITS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Partial maxima of query rows first_q up to end_q.
 
@@ -197,7 +208,7 @@ def maxsim_tiles_kernel(
             b_d = _load(documents, tile * BLOCK_D, i_k, sum_d, DIM, BLOCK_D, BLOCK_K, TMA)
             if STEPS > 1:
                 b_q = _load(queries, row_q, i_k, n_rows_q, DIM, ROWS_Q, BLOCK_K, TMA)
-            acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, Q_ON_M)
+            acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, DRAIN, Q_ON_M)
             # With one step a tile this is always so. The compiler must not know: it pipelines no
             # loop whose body has another loop outside of a branch.
             ends = tile < last if STEPS == 1 else i_k + BLOCK_K >= DIM
@@ -223,7 +234,7 @@ def maxsim_tiles_kernel(
                 i_k = step * BLOCK_K
                 b_d = _load(documents, tile * BLOCK_D, i_k, sum_d, DIM, BLOCK_D, BLOCK_K, TMA)
                 b_q = _load(queries, row_q, i_k, n_rows_q, DIM, ROWS_Q, BLOCK_K, TMA)
-                acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, Q_ON_M)
+                acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, DRAIN, Q_ON_M)
             _store_maxima(
                 acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_doc, i_last, sum_d,
                 stride, end_q - i_q, BLOCK_D, BLOCK_Q, SCALED, DIGITS, Q_ON_M,
@@ -412,8 +423,8 @@ def maxsim_pairs_kernel(
     n_queries, n_documents, sum_d, sum_q,
     SPLITS: tl.constexpr, MEAN: tl.constexpr,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, SCALED: tl.constexpr, DIGITS: tl.constexpr,
-    TMA: tl.constexpr,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DRAIN: tl.constexpr, SCALED: tl.constexpr,
+    DIGITS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Score one pair a program, or take the maxima of one of SPLITS parts of its document.
 
@@ -445,7 +456,7 @@ def maxsim_pairs_kernel(
             b_q = _load(
                 queries, i_q * DIGITS_OF, i_k, sum_q * DIGITS_OF, DIM, ROWS_Q, BLOCK_K, TMA
             )
-            acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, False)
+            acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, DRAIN, False)
             # As in `maxsim_tiles_kernel`.
             ends = row < end_d if STEPS == 1 else i_k + BLOCK_K >= DIM
             if ends:

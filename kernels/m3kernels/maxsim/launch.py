@@ -124,6 +124,7 @@ def constants(
         "BLOCK_K": tile.block_k,
         "COMPUTE": tl.float32 if emulate and compute != torch.int8 else _TL[compute],
         "PRECISION": precise if compute == torch.float32 else "tf32",
+        "DRAIN": target.family == "sm_90",
         "SCALED": scaled,
         "DIGITS": compute == torch.int8,
         "TMA": tma,

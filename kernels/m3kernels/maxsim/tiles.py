@@ -61,23 +61,23 @@ class Tile:
 # (target family, bytes of an element in the product) -> tiles by rising block_q
 TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
     ("sm_90", 1): (
-        Tile(128, 16, 128, 4, 4, 2),
-        Tile(128, 32, 128, 4, 4, 2),
-        Tile(128, 64, 128, 8, 4, 1),
+        Tile(64, 16, 256, 4, 3, 2),
+        Tile(64, 32, 256, 4, 3, 2),
+        Tile(64, 64, 128, 4, 3, 2),
         Tile(128, 128, 128, 8, 3, 1, flat=False),
     ),
     ("sm_90", 2): (
-        Tile(128, 16, 64, 4, 4, 2),
-        Tile(128, 32, 64, 4, 4, 2),
-        Tile(256, 64, 64, 8, 4, 1),
+        Tile(64, 16, 128, 4, 3, 3),
+        Tile(64, 32, 128, 4, 3, 3),
+        Tile(64, 64, 128, 4, 3, 2),
         Tile(128, 128, 64, 8, 4, 1),
-        Tile(256, 128, 64, 8, 3, 1, flat=False, q_on_m=True),
+        Tile(128, 128, 64, 4, 3, 2, flat=False, q_on_m=True),
         Tile(128, 256, 64, 8, 3, 1, flat=False),
         Tile(128, 256, 64, 8, 3, 1, flat=False, q_on_m=True),
     ),
     ("sm_90", 4): (
-        Tile(128, 16, 32, 4, 3, 2),
-        Tile(128, 32, 32, 4, 3, 2),
+        Tile(128, 16, 64, 4, 3, 2),
+        Tile(128, 32, 64, 4, 3, 2),
         Tile(128, 64, 32, 4, 3, 2),
         Tile(128, 128, 32, 8, 3, 1),
     ),
@@ -145,16 +145,19 @@ TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
     ),
 }
 
-# The same where block_k holds all dimensions; a family that isn't here uses the tiles above.
+# The same where block_k holds all dimensions, for as many query rows as there is a tile for.
 ONE_STEP: dict[tuple[str, int], tuple[Tile, ...]] = {
     ("sm_90", 1): (
         Tile(128, 16, 128, 4, 2, 5),
-        Tile(128, 32, 128, 4, 2, 3),
+        Tile(128, 32, 128, 4, 2, 2),
     ),
     ("sm_90", 2): (
         Tile(128, 16, 64, 4, 2, 6),
         Tile(128, 32, 64, 4, 2, 5),
         Tile(128, 64, 64, 4, 2, 3),
+        Tile(128, 16, 128, 4, 2, 3),
+        Tile(128, 32, 128, 4, 2, 2),
+        Tile(128, 64, 128, 4, 2, 2),
     ),
 }
 
@@ -162,20 +165,20 @@ ONE_STEP: dict[tuple[str, int], tuple[Tile, ...]] = {
 # largest tiles have no registers for.
 PAIRS: dict[tuple[str, int], tuple[Tile, ...]] = {
     ("sm_90", 1): (
-        Tile(64, 16, 128, 4, 4, 4),
-        Tile(64, 32, 128, 4, 4, 3),
+        Tile(64, 16, 128, 4, 3, 4),
+        Tile(64, 32, 128, 4, 3, 3),
         Tile(64, 64, 128, 4, 4, 2),
     ),
     ("sm_90", 2): (
-        Tile(64, 16, 64, 4, 4, 5),
-        Tile(64, 32, 64, 4, 4, 4),
-        Tile(64, 64, 64, 4, 4, 3),
+        Tile(64, 16, 128, 4, 3, 3),
+        Tile(64, 32, 128, 4, 3, 3),
+        Tile(64, 64, 128, 4, 3, 2),
         Tile(64, 128, 64, 8, 4, 1),
     ),
     ("sm_90", 4): (
         Tile(64, 16, 32, 4, 3, 5),
         Tile(64, 32, 32, 4, 3, 4),
-        Tile(64, 64, 32, 4, 3, 3),
+        Tile(64, 64, 32, 4, 3, 2),
     ),
     ("sm_100", 1): (
         Tile(64, 32, 128, 4, 3, 4),
@@ -253,12 +256,13 @@ def tiles_of(
         return tuple(narrow or tiles[:1])
     if pairs:
         return PAIRS[key]
-    one_step = ONE_STEP.get(key, ())
-    if one_step and dim <= one_step[0].block_k:
-        return one_step
     # Where a width has both kinds of tile, queries on M is for what can use it.
     on_m = {tile.block_q for tile in TILES[key] if tile.q_on_m and not widened}
-    return tuple(tile for tile in TILES[key] if tile.q_on_m == (tile.block_q in on_m))
+    tiles = tuple(tile for tile in TILES[key] if tile.q_on_m == (tile.block_q in on_m))
+    steps = [tile.block_k for tile in ONE_STEP.get(key, ()) if tile.block_k >= dim]
+    one_step = tuple(tile for tile in ONE_STEP.get(key, ()) if tile.block_k in steps[:1])
+    widest = max((tile.block_q for tile in one_step), default=0)
+    return one_step + tuple(tile for tile in tiles if tile.block_q > widest)
 
 
 def tile_for(

@@ -66,7 +66,7 @@ def maxsim_alignment_kernel(
     n_queries, n_documents, sum_d, sum_q, n_out,
     SPLITS: tl.constexpr, DIM: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, SCALED: tl.constexpr,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DRAIN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Align one pair a program, or one of SPLITS parts of its document.
 
@@ -100,6 +100,8 @@ def maxsim_alignment_kernel(
                 b_d = _load(p_documents, row, i_k, end_d, DIM, BLOCK_D, BLOCK_K)
                 b_q = _load(p_queries, i_q, i_k, end_q, DIM, BLOCK_Q, BLOCK_K)
                 acc = tl.dot(b_d.to(COMPUTE), b_q.to(COMPUTE).T, acc, input_precision=PRECISION)
+                if DRAIN and b_d.dtype != COMPUTE:  # see `_multiply` of the MaxSim kernels
+                    acc += 0.0
             o_d = row + tl.arange(0, BLOCK_D)
             m_d = o_d < end_d
             if SCALED:

@@ -83,6 +83,7 @@ def constants(
         "BLOCK_K": tile.block_k,
         "COMPUTE": tl.float32 if emulate else _TL[compute],
         "PRECISION": precise if compute == torch.float32 else "tf32",
+        "DRAIN": target.family == "sm_90",
         "SCALED": scaled,
     }
 
