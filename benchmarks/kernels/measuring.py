@@ -76,7 +76,7 @@ class Plan:
         if self.quick:
             return Limits(budget=0.2, call=2.0, repeats=(3, 5))
         if self.device == "cuda":
-            return Limits(budget=2.0, call=2.0, repeats=(5, 50))
+            return Limits(budget=0.8, call=0.5, repeats=(5, 50))
         return Limits(budget=6.0, call=3.0, repeats=(5, 30))
 
 

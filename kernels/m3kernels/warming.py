@@ -143,11 +143,12 @@ def _alignment(q: Tensor, d: Tensor) -> None:
 
 
 def _sparse_max(hidden: Tensor, ignore_ids: tuple[int, ...]) -> None:
-    from m3kernels.sparse_max.launch import sparse_max_triton
+    from m3kernels.sparse_max.launch import RUNS, sparse_max_triton
 
     weight, bias = hidden[0].clone(), hidden[0, 0].clone()
     ids = torch.ones(1, dtype=torch.int64, device=hidden.device)
-    sparse_max_triton(hidden, weight, bias, ids, _offsets(1, hidden), ignore_ids)
+    for run in RUNS:
+        sparse_max_triton(hidden, weight, bias, ids, _offsets(1, hidden), ignore_ids, run)
 
 
 def _lexical(device: torch.device) -> None:

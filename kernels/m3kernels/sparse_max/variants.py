@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 
 from m3kernels.sparse_max.kernels import own_kernel, sort_kernel, weigh_kernel, write_kernel
 from m3kernels.sparse_max.launch import (
     BLOCK_RUNS,
-    RUN,
+    RUNS,
     merge_constants,
     sort_constants,
     warps,
@@ -41,18 +42,21 @@ def variants(target: Target) -> Iterator[Variant]:
             num_warps=1,
             aligned=("p_hidden", "p_weight", "p_words"),
         )
-    for name, kernel, constants in (
-        ("sort", sort_kernel, sort_constants(RUN, BLOCK_RUNS)),
-        ("own", own_kernel, merge_constants(RUN, BLOCK_RUNS)),
-        ("write", write_kernel, merge_constants(RUN, BLOCK_RUNS)),
+    for run, (name, kernel, constants) in product(
+        RUNS,
+        (
+            ("sort", sort_kernel, sort_constants),
+            ("own", own_kernel, merge_constants),
+            ("write", write_kernel, merge_constants),
+        ),
     ):
         types = signature(kernel, _TYPES)
         yield Variant(
-            f"sparse_max {name}",
+            f"sparse_max {name} runs of {run}",
             kernel,
             types,
-            constants,
-            num_warps=warps(target, RUN),
+            constants(run, BLOCK_RUNS),
+            num_warps=warps(target, run),
             # What the launcher allocates.
             aligned=tuple(p for p, kind in types.items() if "*" in kind and p != "p_cu"),
         )

@@ -13,6 +13,7 @@ BENCH = Bench(
     peers=(
         Contender("einsum a document", "FlagEmbedding", peers.einsum_a_document),
         Contender("matmul + max", "plain torch", peers.matmul_max),
+        Contender("matmul + max, float32", "plain torch", peers.matmul_max_float32),
         Contender(
             "late-interaction-kernels", "late-interaction-kernels", packages.late_interaction
         ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from benchmarks.kernels.bench import Prepared, Unsupported
 from benchmarks.kernels.ops.maxsim.case import MaxSimInputs
 
-__all__ = ["einsum_a_document", "matmul_max"]
+__all__ = ["einsum_a_document", "matmul_max", "matmul_max_float32"]
 
 # Elements of the largest tensor that `matmul_max` makes: 1 GB of bfloat16.
 _ELEMENTS = 1 << 29
@@ -39,6 +41,29 @@ def matmul_max(inputs: MaxSimInputs) -> Prepared:
 
     Quantized documents are widened to the queries' dtype first.
     """
+    return Prepared(_matmul_max(inputs, _rounded), note=f"the product is {inputs.case.dtype}")
+
+
+def matmul_max_float32(inputs: MaxSimInputs) -> Prepared:
+    """The same without rounding the product: it is written in float32, as it was summed."""
+    if not inputs.documents.is_cuda or inputs.scales is not None or inputs.case.dtype == "float32":
+        raise Unsupported("a product of 16-bit tensors on a GPU")
+    return Prepared(_matmul_max(inputs, _summed))
+
+
+def _rounded(documents: Tensor, queries: Tensor) -> Tensor:
+    product = documents.to(queries.dtype) @ queries.T
+    # torch's reductions of bfloat16 are slow on a CPU
+    return product if product.is_cuda else product.float()
+
+
+def _summed(documents: Tensor, queries: Tensor) -> Tensor:
+    return torch.mm(documents, queries.T, out_dtype=torch.float32)
+
+
+def _matmul_max(
+    inputs: MaxSimInputs, multiply: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[], Tensor]:
     case, queries, documents, scales = inputs.case, inputs.queries, inputs.documents, inputs.scales
     lengths = inputs.cu_seqlens_d.diff()
     tokens_q = queries.shape[0]
@@ -53,9 +78,7 @@ def matmul_max(inputs: MaxSimInputs) -> Prepared:
         for first in range(0, case.documents, step):
             last = min(first + step, case.documents)
             rows = slice(starts[first], starts[last])
-            product = documents[rows].to(queries.dtype) @ queries.T  # (rows, query tokens)
-            if not product.is_cuda:
-                product = product.float()  # torch's reductions of bfloat16 are slow on a CPU
+            product = multiply(documents[rows], queries)  # (rows, query tokens)
             if scales is not None:
                 product *= scales[rows, None].to(product.dtype)
             if inputs.fixed_length is not None:
@@ -65,7 +88,7 @@ def matmul_max(inputs: MaxSimInputs) -> Prepared:
         best = torch.cat(maxima).float()  # (documents, query tokens)
         return best.view(-1, case.queries, case.query_tokens).mean(2).T
 
-    return Prepared(run, note=f"the product is {case.dtype}")
+    return run
 
 
 def _segment_max(product: Tensor, lengths: Tensor) -> Tensor:
