@@ -146,6 +146,9 @@ def around(tile: Tile, *, widened: bool, pairs: bool) -> Iterator[Tile]:
             if other not in seen and not (pairs and not other.flat):
                 seen.add(other)
                 yield other
+    for block_k, stages in product((tile.block_k // 2, tile.block_k * 2), (-1, 0, 1)):
+        if tile.num_stages + stages > 1:
+            yield replace(tile, block_k=block_k, num_stages=tile.num_stages + stages)
     if not widened and not pairs:
         yield replace(tile, q_on_m=not tile.q_on_m, flat=False)
 
