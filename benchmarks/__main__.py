@@ -110,7 +110,7 @@ def _add_common(suite: argparse.ArgumentParser, quick: str) -> None:
     )
     suite.add_argument("--seed", type=int, help="of the inputs (default: a fresh one)")
     suite.add_argument(
-        "--commit", metavar="HASH", help="what was measured, where there is no git to ask"
+        "--commit", metavar="HASH", help="what was measured, for a copy without its history"
     )
 
 

@@ -55,11 +55,14 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def commit() -> dict[str, Any]:
+def commit(revision: str | None = None) -> dict[str, Any]:
     """Return the checked-out commit, and whether files differ from it; None where git can't say.
 
-    Earlier results don't count as a difference.
+    Earlier results don't count as a difference. `revision` is what was checked out, for a copy
+    without its history.
     """
+    if revision is not None:
+        return {"hash": revision, "dirty": None}
     head = _output("git", "rev-parse", "HEAD")
     status = _output("git", "status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {"hash": head, "dirty": None if head is None or status is None else bool(status)}

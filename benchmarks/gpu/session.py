@@ -63,7 +63,7 @@ def run(
         dry: rehearse on the CPU.
         parts: only these.
         again: run them whatever the file has.
-        revision: the commit, where there is no git to ask.
+        revision: the commit, for a copy without its history.
         say: told of each part, and the table at the end.
 
     Raises:
@@ -72,9 +72,7 @@ def run(
     for name in parts or ():
         if name not in PARTS:
             raise ValueError(f"there is no part {name!r}; there are {', '.join(PARTS)}")
-    at = commit()
-    if at["hash"] is None:
-        at["hash"] = revision
+    at = commit(revision)
     folder.mkdir(parents=True, exist_ok=True)
     environment = _part("environment", dry)
     path = folder / f"gpu{'-dry' if dry else ''}-{slug(_name(environment))}.json"
@@ -102,7 +100,9 @@ def run(
             under_way = {pool.submit(_part, name, dry): name for name in together}
             for done in as_completed(under_way):
                 name = under_way[done]
-                result["parts"][name] = done.result()
+                outcome = result["parts"][name] = done.result()
+                if "result" in outcome:  # a suite's own, which asked git
+                    outcome["result"]["commit"] = at
                 _write(path, result)
                 say(_line(name, result["parts"][name]))
     say(_table(result))

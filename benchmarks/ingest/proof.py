@@ -57,7 +57,7 @@ def run(
         quick: noted in the result.
         location: an existing directory for the collection; a temporary one by default.
         seed: of the draw of documents that are searched at the end.
-        revision: the commit, where there is no git to ask.
+        revision: the commit, for a copy without its history.
         say: told what is going on.
 
     Raises:
@@ -72,15 +72,13 @@ def run(
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "quick": quick,
         "seed": seed,
-        "commit": machine.commit(),
+        "commit": machine.commit(revision),
         "load": machine.load(),
         "machine": machine.describe(torch.device("cpu")),
         "versions": machine.versions(*_PACKAGES),
         "model": MODEL,
         "documents": n,
     }
-    if result["commit"]["hash"] is None:
-        result["commit"]["hash"] = revision  # a copy without its history
     say(run_lines.header(result))
     with tempfile.TemporaryDirectory(prefix="m3qdrant-benchmark-", dir=location) as place:
         found = sentences(stdlib_docstrings())

@@ -53,12 +53,10 @@ def run(
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "quick": quick,
         "seed": seed,
-        "commit": commit(),
+        "commit": commit(revision),
         "load": load(),
         "cases": [],
     }
-    if result["commit"]["hash"] is None:
-        result["commit"]["hash"] = revision  # a copy without its history
     plan = Plan(device, chosen, seed, quick, threads)
     for message in _messages(plan):
         if message[0] == "machine":

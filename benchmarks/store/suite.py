@@ -86,7 +86,7 @@ def run(
         engine: measure the choices of this engine only, beside the default.
         patterns: measure the choices whose names match only, beside the default.
         seed: of the draw of documents and queries.
-        revision: the commit, where there is no git to ask.
+        revision: the commit, for a copy without its history.
         width: numbers a vector.
         folder: where the collections lie while they are measured; a temporary one by default.
         say: told what is going on, and the tables.
@@ -105,7 +105,7 @@ def run(
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "quick": quick,
         "seed": seed,
-        "commit": machine.commit(),
+        "commit": machine.commit(revision),
         "load": machine.load(),
         "machine": machine.describe(torch.device("cpu")),
         "versions": machine.versions(*_PACKAGES),
@@ -116,8 +116,6 @@ def run(
         "limit": LIMIT,
         "candidates": CANDIDATES,
     }
-    if result["commit"]["hash"] is None:
-        result["commit"]["hash"] = revision  # a copy without its history
     with (
         tempfile.TemporaryDirectory(prefix="m3qdrant-benchmark-", dir=folder) as place,
         encoded(texts) as (files, views, queries),

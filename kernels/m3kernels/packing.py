@@ -31,6 +31,7 @@ __all__ = [
     "check_tensor",
     "from_lengths",
     "lengths",
+    "nearby",
     "segment_ids",
     "wants_gradient",
 ]
@@ -38,7 +39,7 @@ __all__ = [
 INDEX_DTYPES = (torch.int64, torch.int32)
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Numbers of a tensor that is checked on the CPU wherever it is.
+# Numbers of a tensor that is looked at on the CPU wherever it is.
 _FEW = 1 << 14
 
 
@@ -121,7 +122,7 @@ def check_cu_seqlens_values(name: str, cu_seqlens: Tensor, *, rows: int) -> None
         ValueError: a first entry other than 0, a decreasing entry, or a last entry other than
             `rows`.
     """
-    cu_seqlens = _nearby(cu_seqlens)
+    cu_seqlens = nearby(cu_seqlens)
     steps = cu_seqlens.diff()
     # One transfer for the three numbers.
     lowest = steps.min() if steps.numel() else steps.new_zeros(())
@@ -139,7 +140,7 @@ def check_cu_seqlens_values(name: str, cu_seqlens: Tensor, *, rows: int) -> None
         raise ValueError(f"{name} ends with {last}; expected {rows}, the rows that it packs")
 
 
-def _nearby(numbers: Tensor) -> Tensor:
+def nearby(numbers: Tensor) -> Tensor:
     """A tensor on the CPU if it is small: one transfer costs less than some launches and one."""
     return numbers.cpu() if numbers.numel() <= _FEW else numbers
 
@@ -165,7 +166,7 @@ def check_pairs_values(pairs: Tensor, *, n_queries: int, n_documents: int) -> No
     """
     if pairs.shape[0] == 0:
         return
-    pairs = _nearby(pairs)
+    pairs = nearby(pairs)
     lowest, highest = torch.stack([pairs.amin(0), pairs.amax(0)]).tolist()
     columns = (("query", "queries", n_queries), ("document", "documents", n_documents))
     for low, high, (one, many, n) in zip(lowest, highest, columns, strict=True):

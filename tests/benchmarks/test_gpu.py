@@ -59,7 +59,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(session, "_part", machine.part)
-    monkeypatch.setattr(session, "commit", lambda: {"hash": "abc", "dirty": False})
+    monkeypatch.setattr(session, "commit", lambda revision: {"hash": "abc", "dirty": False})
     return machine
 
 
@@ -86,7 +86,7 @@ def test_another_commit_begins_anew(
     tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.run(tmp_path, dry=False)
-    monkeypatch.setattr(session, "commit", lambda: {"hash": "def", "dirty": False})
+    monkeypatch.setattr(session, "commit", lambda revision: {"hash": "def", "dirty": False})
     machine.ran = []
     session.run(tmp_path, dry=False)
     assert sorted(machine.ran) == sorted(session.PARTS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from m3kernels.dispatch import launching_on
 from m3kernels.packing import from_lengths
-from m3kernels.target import TARGETS
+from m3kernels.target import INTERPRETER, TARGETS, processors
 
 from tests.kernels.conftest import HAS_TRITON, KERNELS, Dispatched
 from tests.kernels.test_maxsim import LIMITS, all_pairs, ragged
@@ -127,6 +127,24 @@ def test_queries_on_m(dtype: torch.dtype, lengths_q: list[int]) -> None:
     assert got[0].isnan().nonzero().tolist() == [[4]]
 
 
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="the interpreter runs what sm_100 compiles")
+@pytest.mark.parametrize("n_q", [40, 70])
+def test_documents_are_searched_before_the_product(
+    n_q: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on sm_100; the tiles of so many query rows have a loop in the loop."""
+    plain = launch.tiles_constants
+
+    def without_a_walk(*arguments: Any) -> dict[str, Any]:
+        return plain(*arguments) | {"WALK": False}
+
+    monkeypatch.setattr(launch, "tiles_constants", without_a_walk)
+    batch = ragged([n_q], [3, 0, 70, 1, 1, 0, 0, 33, 9], 32, device=DEVICE)
+    assert not launch.tile_of(INTERPRETER, batch[0].dtype, batch[2].dtype, 32, n_q).flat
+    got = launch.maxsim_triton(*batch, None, None, "mean")
+    torch.testing.assert_close(got, m3kernels.maxsim(*batch, backend="reference"), **LIMITS)
+
+
 def test_widened_documents_never_lie_on_n() -> None:
     for family in FAMILIES:
         for itemsize in (2, 4):
@@ -217,6 +235,8 @@ def test_how_many_launches_a_call_takes(monkeypatch: pytest.MonkeyPatch) -> None
     assert rounds == ["maxsim_tiles", "maxsim_sums"] * (len(rounds) // 2)
     assert launches.operations == []
     pairs = all_pairs(3, 3, DEVICE)
+    # enough of them that none is split
+    pairs = pairs.repeat(processors(DEVICE) * launch.PROGRAMS_WANTED // 9 + 1, 1)
     want = ["maxsim_pairs"]
     assert launches.of(launch.maxsim_triton, *batch, pairs, None, "mean") == want
     assert launches.operations == []

@@ -37,8 +37,9 @@ Rescore = Callable[[tuple[Tensor, Tensor], Tensor], Tensor]
 _SCORE_BYTES = 64
 
 # What the exact rows of the documents that are scored at a time may take, in float32, and the int8
-# rows that are looked at a second time.
-_ROWS_BYTES = 64 << 20
+# rows of those that are copied to be looked at. A GPU wants more work at a time.
+_ROWS_BYTES_CPU = 64 << 20
+_ROWS_BYTES_GPU = 1 << 30
 
 Found = tuple[Tensor, Tensor, Tensor]
 
@@ -141,7 +142,7 @@ class _Run:
             if not self.documents.at_hand:
                 of_query, ids, most = self._scan(self._fine(score, torch.unique(ids)))
         else:
-            of_query, ids, most = self._scan(self._fine(score, self.union.nonzero()[:, 0]))
+            of_query, ids, most = self._scan(self._fine(score, self._wanted()))
 
         best = Best(self.n_q, self.k, ids.device)
         at_first = _ranks(of_query, most, self.n_q) < self.k
@@ -208,26 +209,41 @@ class _Run:
             ids = torch.arange(of.start, of.stop)
             yield ids, *bounds.around(scores, documents.residuals[of], documents.norms[of])
 
-    def _fine(self, score: Score, ids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Documents ids (n,), by what `maxsim` makes of int8 documents."""
+    def _wanted(self) -> Tensor | None:
+        """The ids of the documents that are allowed, None for all."""
+        return None if bool(self.union.all()) else self.union.nonzero()[:, 0]
+
+    def _fine(self, score: Score, ids: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Documents ids (n,) or all, by what `maxsim` makes of int8 documents."""
         queries, cu_q = self.batch
         lost = lost_by_digits(queries)
         bounds = Bounds.of(queries, cu_q, lost, self.reduction, exact_sums=False)
         documents = self.documents
+        if ids is None:  # read where they lie
+            for first in range(0, self.n_d, self.most):
+                last = min(first + self.most, self.n_d)
+                cu = documents.cu_seqlens[first : last + 1]
+                of = slice(0, documents.rows.shape[0])
+                if last - first < self.n_d:
+                    of = slice(int(cu[0]), int(cu[-1]))
+                scores = score(self.batch, documents.rows[of], cu - cu[0], documents.scales[of])
+                part = torch.arange(first, last, device=scores.device)
+                here = slice(first, last)
+                yield (
+                    part,
+                    *bounds.around(scores, documents.residuals[here], documents.norms[here]),
+                )
+            return
         for part in self._parts(ids, 1):
-            if part.shape[0] == int(part[-1] - part[0]) + 1:  # neighbours, read where they lie
-                cu = documents.cu_seqlens[int(part[0]) : int(part[-1]) + 2]
-                of = slice(int(cu[0]), int(cu[-1]))
-                rows, scales, cu = documents.rows[of], documents.scales[of], cu - cu[0]
-            else:
-                places, _, cu = rows_of(documents.cu_seqlens, part)
-                rows, scales = documents.rows.index_select(0, places), documents.scales[places]
+            places, _, cu = rows_of(documents.cu_seqlens, part)
+            rows, scales = documents.rows.index_select(0, places), documents.scales[places]
             scores = score(self.batch, rows, cu, scales)
             around = bounds.around(scores, documents.residuals[part], documents.norms[part])
             yield part, *around
 
     def _parts(self, ids: Tensor, itemsize: int) -> Iterator[Tensor]:
-        rows = max(_ROWS_BYTES // (itemsize * self.documents.rows.shape[1]), 1)
+        most = _ROWS_BYTES_CPU if ids.device.type == "cpu" else _ROWS_BYTES_GPU
+        rows = max(most // (itemsize * self.documents.rows.shape[1]), 1)
         return runs(self.documents.cu_seqlens, ids, self.most, rows)
 
 

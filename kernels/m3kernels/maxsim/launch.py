@@ -35,6 +35,7 @@ __all__ = [
     "multiplied_as",
     "sums_constants",
     "tile_of",
+    "tiles_constants",
 ]
 
 # What the partial maxima of a call may take; queries beyond it go in several rounds. One round
@@ -129,6 +130,12 @@ def constants(
         "DIGITS": compute == torch.int8,
         "TMA": tma,
     }
+
+
+@cache
+def tiles_constants(target: Target, tile: Tile) -> dict[str, Any]:
+    """Return the compile-time arguments that only the kernel of all pairs has."""
+    return {"FLAT": tile.flat, "Q_ON_M": tile.q_on_m, "WALK": target.family != "sm_100"}
 
 
 @cache
@@ -272,7 +279,7 @@ class _Call:
                 maxsim_tiles_kernel, (cdiv(end_q - first_q, tile.block_q) * n_ranges,),
                 *operands, cu_d, partial,
                 n_documents, self.sum_d, self.sum_q, first_q, end_q, n_ranges,
-                options=tile.options, FLAT=tile.flat, Q_ON_M=tile.q_on_m, **constants,
+                options=tile.options, **tiles_constants(self.target, tile), **constants,
             )  # fmt: skip
             # A grid's second dimension ends at 65,535.
             for first_query in range(0, n_queries, 65_535):

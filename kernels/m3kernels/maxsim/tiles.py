@@ -65,8 +65,8 @@ class Tile:
 # (target family, bytes of an element in the product) -> tiles by rising block_q
 TILES: dict[tuple[str, int], tuple[Tile, ...]] = {
     ("sm_90", 1): (
-        Tile(64, 16, 256, 4, 3, 3),
-        Tile(64, 32, 256, 4, 3, 2),
+        Tile(128, 16, 256, 4, 2, 2),
+        Tile(128, 32, 256, 4, 2, 2),
         Tile(64, 64, 128, 4, 4, 2),
         Tile(128, 128, 128, 8, 3, 1, flat=False),
     ),
@@ -164,8 +164,6 @@ ONE_STEP: dict[tuple[str, int], tuple[Tile, ...]] = {
     ("sm_90", 1): (
         Tile(64, 16, 128, 4, 2, 6),
         Tile(64, 32, 128, 4, 2, 4),
-        Tile(128, 16, 256, 4, 2, 2),
-        Tile(128, 32, 256, 4, 2, 2),
     ),
     ("sm_90", 2): (
         Tile(128, 16, 64, 4, 2, 6),

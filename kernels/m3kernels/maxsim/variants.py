@@ -20,6 +20,7 @@ from m3kernels.maxsim.launch import (
     digits_constants,
     multiplied_as,
     sums_constants,
+    tiles_constants,
 )
 from m3kernels.maxsim.tiles import Tile, tiles_of
 from m3kernels.target import Target
@@ -124,7 +125,7 @@ def _tile_variant(
     kernel, kind, extra = (
         (maxsim_pairs_kernel, "pairs", {"SPLITS": 1, "MEAN": True})
         if pairs
-        else (maxsim_tiles_kernel, "tiles", {"FLAT": tile.flat, "Q_ON_M": tile.q_on_m})
+        else (maxsim_tiles_kernel, "tiles", tiles_constants(target, tile))
     )
     return Variant(
         f"maxsim {kind} {name}{'' if dim == 1024 else f' d={dim}'}",

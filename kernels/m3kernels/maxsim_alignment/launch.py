@@ -15,7 +15,7 @@ from m3kernels.maxsim_alignment.kernels import (
     maxsim_alignment_kernel,
     maxsim_alignment_merge_kernel,
 )
-from m3kernels.packing import aligned, from_lengths
+from m3kernels.packing import aligned, from_lengths, nearby
 from m3kernels.target import Target, processors
 from m3kernels.token_vectors import product_dtype
 
@@ -111,15 +111,20 @@ def maxsim_alignment_triton(
         return queries.new_empty(0, dtype=torch.int32), queries.new_empty(0, dtype=torch.float32)
     cu_q, cu_d = cu_seqlens_q.contiguous(), cu_seqlens_d.contiguous()
     # As the kernel reads them, whatever they say.
-    i_q = pairs[:, 0].clamp(0, n_queries - 1)
-    start = cu_q[i_q].clamp(0, queries.shape[0])
-    end = cu_q[i_q + 1].clamp(max=queries.shape[0])
+    offsets, some = nearby(cu_q), nearby(pairs)
+    if offsets.device != some.device:
+        offsets, some = cu_q, pairs
+    i_q = some[:, 0].clamp(0, n_queries - 1)
+    start = offsets[i_q].clamp(0, queries.shape[0])
+    end = offsets[i_q + 1].clamp(max=queries.shape[0])
     cu_out = from_lengths((end - start).clamp(min=0))
     n_out = int(cu_out[-1])
-    at = torch.full((n_out,), -1, dtype=torch.int32, device=queries.device)
-    best = queries.new_zeros(n_out, dtype=torch.float32)
     if 0 in (n_out, n_documents, documents.shape[0]):
-        return at, best
+        at = torch.full((n_out,), -1, dtype=torch.int32, device=queries.device)
+        return at, queries.new_zeros(n_out, dtype=torch.float32)
+    cu_out = cu_out.to(queries.device)
+    at = queries.new_empty(n_out, dtype=torch.int32)
+    best = queries.new_empty(n_out, dtype=torch.float32)
 
     if splits is None:
         splits = 1
