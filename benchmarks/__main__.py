@@ -184,6 +184,8 @@ def _plot(paths: list[Path], out: Path | None) -> int:
     for path in paths:
         try:
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if result["suite"] == "gpu":
+                result = result["parts"]["speed"]["result"]
             module = _PLOTS[result["suite"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"{path}: no suite's result: {error!r}", file=sys.stderr)

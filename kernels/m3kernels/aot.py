@@ -5,8 +5,8 @@
 For each variant of the launch tables: registers a thread, bytes of stack (where registers spill),
 shared memory a block beside the target's limit, the blocks that a multiprocessor holds at a time,
 the matrix instruction, and whether tiles are loaded by TMA. The exit status is 1 where a variant
-spills, asks for too much, waits for each wgmma by itself, or misses its matrix instruction or its
-place beside another block.
+spills, asks for too much, waits for each wgmma by itself, misses its matrix instruction or its
+place beside another block, or is compiled wrong in a way that was seen before.
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ def compile_variant(variant: Variant, target: Target) -> Report:
         problems.append("each wgmma is waited for before the next")
     if variant.tma and not tma:
         problems.append("no TMA loads")
+    if not re.search(variant.keeps, compiled.asm["ttgir"]):
+        problems.append(f"the compiler dropped what matches {variant.keeps}")
     if overwrites_operands(compiled.asm["ttgir"]):
         problems.append("a step writes to registers that wgmma reads")
     return Report(

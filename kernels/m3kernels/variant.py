@@ -36,6 +36,7 @@ class Variant:
         multiplies: whether it is a matrix product, so that it must use the matrix units.
         tma: whether it loads through tensor descriptors.
         blocks: blocks that a multiprocessor should hold at a time.
+        keeps: a pattern of what the compiler's last IR must still have, for what it once dropped.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Variant:
     multiplies: bool = False
     tma: bool = False
     blocks: int = 1
+    keeps: str = ""
 
 
 def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:

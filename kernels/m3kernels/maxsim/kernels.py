@@ -167,7 +167,7 @@ def maxsim_digits_kernel(
 def maxsim_tiles_kernel(
     documents, queries, p_scales, p_q_scales, p_cu_d, p_partial,
     n_documents, sum_d, sum_q, first_q, end_q, n_ranges,
-    FLAT: tl.constexpr, Q_ON_M: tl.constexpr, WALK: tl.constexpr,
+    FLAT: tl.constexpr, Q_ON_M: tl.constexpr, COUNTED: tl.constexpr,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DRAIN: tl.constexpr, SCALED: tl.constexpr,
     DIGITS: tl.constexpr, TMA: tl.constexpr,
@@ -179,10 +179,7 @@ def maxsim_tiles_kernel(
     grid       (query tiles * n_ranges,): the query tiles of one range of document tiles run side
                by side, so that the documents come from memory once and from L2 after that
 
-    With DIGITS the queries are those of `maxsim_digits_kernel`, as (2 * sum_q, DIM). With WALK
-    documents are gone through one after another, and the next one's end is read meanwhile; without
-    it (never with FLAT) the last one of a tile is searched before the product, since sm_100's
-    compiler can't keep accumulators in tensor memory across a `while`.
+    With DIGITS the queries are those of `maxsim_digits_kernel`, as (2 * sum_q, DIM).
     """
     n_tiles_q = tl.cdiv(end_q - first_q, BLOCK_Q)
     i_q = first_q + (tl.program_id(0) % n_tiles_q) * BLOCK_Q
@@ -199,12 +196,11 @@ def maxsim_tiles_kernel(
     ROWS_Q: tl.constexpr = DIGITS_OF * BLOCK_Q
     row_q = i_q * DIGITS_OF
     n_rows_q = sum_q * DIGITS_OF
-    begin = _offset(p_cu_d, 0, n_documents, sum_d)  # padding may come before all documents
     if FLAT:
         # One loop over tiles and dimensions: the next tile's loads are under way while this
         # one's maxima are taken.
         acc = _zeros(BLOCK_D, BLOCK_Q, DIGITS, Q_ON_M)
-        i_doc, stop, later = 0, 0, 0
+        i_doc = 0
         if STEPS == 1:
             b_q = _load(queries, row_q, 0, n_rows_q, DIM, ROWS_Q, BLOCK_K, TMA)
         for step in tl.range((last - first) * STEPS):
@@ -220,118 +216,91 @@ def maxsim_tiles_kernel(
             if ends:
                 if tile == first:  # here the first tiles are under way already
                     i_doc = _document_before(p_cu_d, tile, n_documents, BLOCK_D)
-                    stop = _offset(p_cu_d, i_doc + 1, n_documents, sum_d)
-                    later = _offset(p_cu_d, i_doc + 2, n_documents, sum_d)
-                i_doc, stop, later = _store_maxima(
-                    acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_doc, begin, stop, later,
-                    n_documents, sum_d, stride, end_q - i_q,
-                    BLOCK_D, BLOCK_Q, SCALED, DIGITS, Q_ON_M,
+                i_last = _document_of(p_cu_d, tile, i_doc, n_documents, sum_d, BLOCK_D)
+                _store_maxima(
+                    acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_doc, i_last, sum_d,
+                    stride, end_q - i_q, BLOCK_D, BLOCK_Q, SCALED, DIGITS, Q_ON_M, COUNTED,
                 )  # fmt: skip
+                i_doc = i_last
                 acc = _zeros(BLOCK_D, BLOCK_Q, DIGITS, Q_ON_M)
     else:
         i_doc = _document_before(p_cu_d, first, n_documents, BLOCK_D)
-        stop = _offset(p_cu_d, i_doc + 1, n_documents, sum_d)
-        later = _offset(p_cu_d, i_doc + 2, n_documents, sum_d)
         # STEPS, which the compiler must not know: sm_100's fails where it unrolls the whole loop.
         n_steps = tl.minimum(STEPS, (last - first) * STEPS)
         for tile in range(first, last):
-            if not WALK:
-                i_last = _document_of(p_cu_d, tile, i_doc, n_documents, sum_d, BLOCK_D)
+            # Before the product: sm_100's compiler can't move accumulators past this search.
+            i_last = _document_of(p_cu_d, tile, i_doc, n_documents, sum_d, BLOCK_D)
             acc = _zeros(BLOCK_D, BLOCK_Q, DIGITS, Q_ON_M)
             for step in tl.range(n_steps):
                 i_k = step * BLOCK_K
                 b_d = _load(documents, tile * BLOCK_D, i_k, sum_d, DIM, BLOCK_D, BLOCK_K, TMA)
                 b_q = _load(queries, row_q, i_k, n_rows_q, DIM, ROWS_Q, BLOCK_K, TMA)
                 acc = _multiply(b_d, b_q, acc, COMPUTE, PRECISION, DRAIN, Q_ON_M)
-            if WALK:
-                i_doc, stop, later = _store_maxima(
-                    acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_doc, begin, stop, later,
-                    n_documents, sum_d, stride, end_q - i_q,
-                    BLOCK_D, BLOCK_Q, SCALED, DIGITS, Q_ON_M,
-                )  # fmt: skip
-            else:
-                o_d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
-                o_q = tl.arange(0, BLOCK_Q)
-                similarity = _similarity(
-                    acc, p_scales, p_q_scales, o_d, o_d < sum_d, o_q, o_q < end_q - i_q,
-                    SCALED, DIGITS,
-                )  # fmt: skip
-                for i in range(i_doc, i_last + 1):
-                    start = tl.maximum(_offset(p_cu_d, i, n_documents, sum_d), tile * BLOCK_D)
-                    here = tl.minimum(
-                        _offset(p_cu_d, i + 1, n_documents, sum_d), tile * BLOCK_D + BLOCK_D
-                    )
-                    p_best = p_partial + (tile + i) * stride
-                    _store_maximum(
-                        similarity, o_d, start, here, p_best, end_q - i_q, BLOCK_Q, Q_ON_M
-                    )
-                i_doc = i_last
+            _store_maxima(
+                acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_doc, i_last, sum_d,
+                stride, end_q - i_q, BLOCK_D, BLOCK_Q, SCALED, DIGITS, Q_ON_M, COUNTED,
+            )  # fmt: skip
+            i_doc = i_last
 
 
 @triton.jit
 def _store_maxima(
-    acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_doc, begin, stop, later,
-    n_documents, sum_d, stride, n_left,
+    acc, p_scales, p_q_scales, p_cu_d, p_partial, tile, i_first, i_last, sum_d, stride, n_left,
     BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, SCALED: tl.constexpr, DIGITS: tl.constexpr,
-    Q_ON_M: tl.constexpr,
+    Q_ON_M: tl.constexpr, COUNTED: tl.constexpr,
 ):  # fmt: skip
     """Store the max of each document over its rows in a tile.
 
-    acc     what `_zeros` began
-    i_doc   a document that holds the tile's first row, or one before it that has no rows here
-    begin   where the rows of the first of all documents begin
-    stop    where its rows end
-    later   where those of the next document end: read while this one's maxima are taken
-    n_left  how many of the BLOCK_Q query rows there are
-
-    Returns the three of a document that holds the next tile's first row, or one before it.
+    acc      what `_zeros` began
+    i_first  a document that holds the tile's first row, or one before it that has no rows here
+    i_last   the document that holds the tile's last row
+    n_left   how many of the BLOCK_Q query rows there are
     """
     o_d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
     o_q = tl.arange(0, BLOCK_Q)
-    similarity = _similarity(
-        acc, p_scales, p_q_scales, o_d, o_d < sum_d, o_q, o_q < n_left, SCALED, DIGITS
-    )
-    start = tl.maximum(tile * BLOCK_D, begin)
+    if Q_ON_M:
+        similarity = acc
+    else:
+        similarity = _similarity(
+            acc, p_scales, p_q_scales, o_d, o_d < sum_d, o_q, o_q < n_left, SCALED, DIGITS
+        )
     end = tl.minimum(tile * BLOCK_D + BLOCK_D, sum_d)
-    # No `for` over documents: triton's remove-layout-conversions (3.6, 3.7; their pull request
-    # 9036) drops what an outer loop carries where nothing but a loop's bounds uses it.
-    goes_on = True
-    while goes_on:
-        here = tl.minimum(stop, end)
-        p_best = p_partial + (tile + i_doc) * stride
-        _store_maximum(similarity, o_d, start, here, p_best, n_left, BLOCK_Q, Q_ON_M)
-        start = tl.maximum(start, here)
-        goes_on = (stop < end) & (i_doc + 1 < n_documents)
-        if (stop <= end) & (i_doc + 1 < n_documents):
+    # triton's remove-layout-conversions (3.6, 3.7; their pull request 9036) drops what an outer
+    # loop carries where nothing but a `for`'s bounds uses it, so that each tile would look at all
+    # documents before it. sm_100's compiler knows no accumulators in tensor memory in a `while`.
+    if COUNTED:
+        for i_doc in range(i_first, i_last + 1):
+            _store_maximum(
+                similarity, p_cu_d, p_partial, i_doc, tile, o_d, o_q, end, stride, n_left,
+                BLOCK_D, Q_ON_M,
+            )  # fmt: skip
+    else:
+        i_doc = i_first
+        while i_doc <= i_last:
+            _store_maximum(
+                similarity, p_cu_d, p_partial, i_doc, tile, o_d, o_q, end, stride, n_left,
+                BLOCK_D, Q_ON_M,
+            )  # fmt: skip
             i_doc += 1
-            stop = later
-            later = _offset(p_cu_d, i_doc + 2, n_documents, sum_d)
-    return i_doc, stop, later
 
 
 @triton.jit
 def _store_maximum(
-    similarity, o_d, start, stop, p_best, n_left, BLOCK_Q: tl.constexpr, Q_ON_M: tl.constexpr
+    similarity, p_cu_d, p_partial, i_doc, tile, o_d, o_q, end, stride, n_left,
+    BLOCK_D: tl.constexpr, Q_ON_M: tl.constexpr,
 ):  # fmt: skip
-    """Store the max over a tile's rows start up to stop, for n_left query rows."""
+    """Store the max of one document over its rows in a tile."""
+    start = tl.maximum(tl.load(p_cu_d + i_doc), tile * BLOCK_D).to(tl.int32)
+    stop = tl.minimum(tl.load(p_cu_d + i_doc + 1), end).to(tl.int32)
     # One comparison: before the start it wraps around.
     m_d = (o_d - start).to(tl.uint32) < (stop - start).to(tl.uint32)
     if Q_ON_M:
         best = tl.reduce(tl.where(m_d[None, :], similarity, float("-inf")), 1, _nan_max)
     else:
         best = tl.reduce(tl.where(m_d[:, None], similarity, float("-inf")), 0, _nan_max)
-    o_q = tl.arange(0, BLOCK_Q)
+    p_best = p_partial + (tile + i_doc) * stride + o_q
     # An empty document, or one that ended with the tile before, has no rows here.
-    tl.store(p_best + o_q, best, mask=o_q < tl.where(stop > start, n_left, 0))
-
-
-@triton.jit
-def _offset(p_cu_d, i, n_documents, sum_d):
-    """Load an offset; one past the last is sum_d, and those that were not validated stay in
-    bounds.
-    """
-    offset = tl.load(p_cu_d + i, mask=i <= n_documents, other=sum_d)
-    return tl.minimum(tl.maximum(offset, 0), sum_d).to(tl.int32)
+    tl.store(p_best, best, mask=o_q < tl.where(stop > start, n_left, 0))
 
 
 @triton.jit

@@ -135,7 +135,7 @@ def constants(
 @cache
 def tiles_constants(target: Target, tile: Tile) -> dict[str, Any]:
     """Return the compile-time arguments that only the kernel of all pairs has."""
-    return {"FLAT": tile.flat, "Q_ON_M": tile.q_on_m, "WALK": target.family != "sm_100"}
+    return {"FLAT": tile.flat, "Q_ON_M": tile.q_on_m, "COUNTED": target.family == "sm_100"}
 
 
 @cache

@@ -37,6 +37,9 @@ _TYPES = {
 }
 
 
+# The document that a tile begins with goes on from tile to tile.
+_PLACE = r"scf\.if %ends\S* -> \(i32\)|scf\.for %tile\S* = .*iter_args\(.*%i_doc"
+
 # Beside 1024 dimensions: one step of tiles and pairs, and two and four steps.
 _DIMS = {
     torch.bfloat16: ((64, False), (64, True), (128, False), (256, False)),
@@ -138,4 +141,5 @@ def _tile_variant(
         multiplies=True,
         tma=target.tma,
         blocks=tile.blocks,
+        keeps="" if pairs else _PLACE,
     )
