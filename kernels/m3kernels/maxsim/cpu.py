@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from m3kernels.layouts import one_after_another, sequences, spans
-from m3kernels.maxsim.maxima import choose
-from m3kernels.packing import from_lengths, lengths, segment_ids
+from m3kernels.maxsim.maxima import Rows, choose
+from m3kernels.packing import from_lengths, lengths
 
 __all__ = [
     "SCRATCH_BYTES_CPU",
@@ -244,20 +244,30 @@ def _maxima(
     if offsets is not None:  # the copy of the rows, and their numbers
         row_bytes += documents.shape[1] * documents.element_size() + 16
     n_rows = rows_at_a_time(row_bytes, running.most_rows, scratch_bytes, tokens.device)
+    length = _length_of_all(lengths(cu_seqlens))
     for begin in range(0, starts[-1], n_rows):
         end = min(begin + n_rows, starts[-1])
         first, last = bisect_right(starts, begin) - 1, bisect_left(starts, end)
         if wanted is not None and not bool(wanted[first:last].any()):
             continue
-        segments = segment_ids(cu_seqlens[first : last + 1].clamp(begin, end), end - begin)
+        cut = begin - starts[first]
+        here = cu_seqlens[first : last + 1].clamp(begin, end)
+        whose = Rows(here, end - begin, cut, length)
         rows: slice | Tensor = slice(begin, end)
         if moved is not None and offsets is not None and len(set(moved[first:last])) == 1:
             rows = slice(begin + moved[first], end + moved[first])  # of one, or of neighbours
         elif offsets is not None:
-            rows = torch.arange(begin, end, device=offsets.device) + offsets[first:last][segments]
+            rows = torch.arange(begin, end, device=offsets.device)
+            rows += offsets[first:last][whose.segments]
         scales = None if document_scales is None else document_scales[rows]
-        running.add(documents[rows], scales, segments, first, last)
+        running.add(documents[rows], scales, whose, first, last)
     return running.result()
+
+
+def _length_of_all(lengths: Tensor) -> int:
+    """The rows that every document has, 0 where they differ."""
+    least, most = lengths.aminmax() if lengths.numel() else (0, 0)
+    return int(most) if int(least) == int(most) else 0
 
 
 def rows_at_a_time(

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from m3kernels import cpus
-from m3kernels.packing import aligned
+from m3kernels.packing import aligned, segment_ids
 
-__all__ = ["Digits", "Refined", "Running", "Widened", "choose"]
+__all__ = ["Digits", "Refined", "Rows", "Running", "Widened", "choose"]
 
 # From so many query tokens, and products of them with rows, a product in bfloat16 repays the
 # second look at its results.
@@ -29,6 +29,33 @@ _NATIVE_WORK = 1 << 16
 # oneDNN's shift of them to uint8); torch 2.13 gives garbage for vectors of 1.
 _DIGITS_DIMS = range(16, (1 << 15) + 1)
 
+# Rows of a block on a CPU: read where they lie, so many that MKL's start of each product counts
+# little; or widened, few enough that they stay in the cache.
+_ROWS_IN_PLACE = 1 << 14
+_ROWS_WIDENED = 1 << 11
+
+# Rows whose maximum is taken before it is looked at whose they are: most are of one document.
+_NEIGHBOURS = 32
+
+
+class Rows:
+    """Whose the rows of a block are: documents one after another, the first and last perhaps cut.
+
+    Attributes:
+        begin: rows of the first document that came with the block before.
+        length: how many rows each document has, 0 where they differ.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, rows: int, begin: int, length: int) -> None:
+        """Take the block's own cu_seqlens (n + 1,), from 0 to `rows`."""
+        self._cu_seqlens, self._rows = cu_seqlens, rows
+        self.begin, self.length = begin, length
+
+    @cached_property
+    def segments(self) -> Tensor:
+        """The document of each row, (rows,) int64, ascending from 0."""
+        return segment_ids(self._cu_seqlens, self._rows)
+
 
 class Running(Protocol):
     """Maxima over documents whose rows come block by block."""
@@ -36,10 +63,8 @@ class Running(Protocol):
     row_bytes: int  # what a row of a block may take
     most_rows: int  # of a block on a CPU: more of them leave the cache
 
-    def add(
-        self, block: Tensor, scales: Tensor | None, segments: Tensor, first: int, last: int
-    ) -> None:
-        """Take the rows (R, d) of the documents first:last; segments (R,) counts from first."""
+    def add(self, block: Tensor, scales: Tensor | None, rows: Rows, first: int, last: int) -> None:
+        """Take the rows (R, d) of the documents first:last."""
 
     def result(self) -> Tensor:
         """(n, tokens) float32; -inf for a document without rows."""
@@ -64,26 +89,30 @@ def choose(
 class Widened:
     """The products in float32."""
 
-    most_rows = 2048
-
     def __init__(self, tokens: Tensor, n: int, dtype: torch.dtype) -> None:
         self.tokens = tokens
         self.maxima = tokens.new_full((n, tokens.shape[0]), -torch.inf)
+        self.most_rows = _ROWS_IN_PLACE if dtype == torch.float32 else _ROWS_WIDENED
+        # Used again: memory that is fresh takes about as long as what is done with it.
+        self.wide = self.products = tokens.new_empty(0, 0)
         # float32 documents are read where they lie; the others are copied, and float8 takes one
         # copy in 16 bits on its way.
         copies = {torch.float32: 0, torch.float8_e4m3fn: 6}.get(dtype, 4)
         self.row_bytes = 4 * tokens.shape[0] + copies * tokens.shape[1]
 
-    def add(
-        self, block: Tensor, scales: Tensor | None, segments: Tensor, first: int, last: int
-    ) -> None:
+    def add(self, block: Tensor, scales: Tensor | None, rows: Rows, first: int, last: int) -> None:
         if block.dtype == torch.float8_e4m3fn and block.device.type == "cpu":
             block, factors = _widen_float8(block)
             scales = factors if scales is None else scales * factors
-        similarity = block.float() @ self.tokens.T  # (R, tokens)
+        n = block.shape[0]
+        if block.dtype != torch.float32:
+            self.wide = _room(self.wide, n, block.shape[1])
+            block = self.wide[:n].copy_(block)
+        self.products = _room(self.products, n, self.tokens.shape[0])
+        similarity = torch.mm(block, self.tokens.T, out=self.products[:n])  # (R, tokens)
         if scales is not None:
             similarity *= scales[:, None]
-        _scatter_max(self.maxima[first:last], segments, similarity)
+        _raise(self.maxima[first:last], rows, similarity)
 
     def result(self) -> Tensor:
         return self.maxima
@@ -130,16 +159,15 @@ class Refined:
             and bool(tokens.bfloat16().isfinite().all())
         )
 
-    def add(
-        self, block: Tensor, scales: Tensor | None, segments: Tensor, first: int, last: int
-    ) -> None:
+    def add(self, block: Tensor, scales: Tensor | None, rows: Rows, first: int, last: int) -> None:
         maxima = self.maxima[first:last]
         if block.numel() * self.tokens.shape[0] < _NATIVE_WORK:
-            _scatter_max(maxima, segments, block.float() @ self.tokens.T)
+            _raise(maxima, rows, block.float() @ self.tokens.T)
             return
         similarity = self._rough_products(block)
         rough = self.rough[first:last]
-        _scatter_max(rough, segments, similarity)
+        _raise(rough, rows, similarity)
+        segments = rows.segments
         # A NaN compares false, and `result` puts it back.
         least = self._least(rough, block, segments, first).index_select(0, segments)
         n = similarity.numel()
@@ -150,16 +178,16 @@ class Refined:
         if eights.numel() * 64 > n:
             # So many ties (documents that repeat a row) go faster as one product.
             places = near.view(-1)[:n].view_as(similarity).any(1).nonzero()[:, 0]
-            for rows in torch.split(places, self.exact_rows):
-                exact = block.index_select(0, rows).float() @ self.tokens.T
-                _scatter_max(maxima, segments[rows], exact)
+            for near_rows in torch.split(places, self.exact_rows):
+                exact = block.index_select(0, near_rows).float() @ self.tokens.T
+                _scatter_max(maxima, segments[near_rows], exact)
         else:
             i_eight, i_bit = near[eights].nonzero(as_tuple=True)
             places = eights[i_eight] * 8 + i_bit
             n_tokens = self.tokens.shape[0]
-            rows, columns = places // n_tokens, places % n_tokens
-            exact = self._products(block, rows, columns)
-            places = segments[rows] * n_tokens + columns
+            of_rows, columns = places // n_tokens, places % n_tokens
+            exact = self._products(block, of_rows, columns)
+            places = segments[of_rows] * n_tokens + columns
             maxima.view(-1).scatter_reduce_(0, places, exact, "amax")
 
     def _rough_products(self, block: Tensor) -> Tensor:
@@ -240,9 +268,7 @@ class Digits:
             and bool(tokens.isfinite().all())
         )
 
-    def add(
-        self, block: Tensor, scales: Tensor | None, segments: Tensor, first: int, last: int
-    ) -> None:
+    def add(self, block: Tensor, scales: Tensor | None, rows: Rows, first: int, last: int) -> None:
         n_tokens = self.maxima.shape[1]
         # One row may be contiguous with any stride, which gives garbage here.
         sums = torch._int_mm(aligned(block), self.digits.T)  # (R, 2 * tokens) int32
@@ -250,7 +276,7 @@ class Digits:
         similarity.mul_(254).add_(sums[:, n_tokens:])
         if scales is not None:
             similarity *= scales[:, None]
-        _scatter_max(self.maxima[first:last], segments, similarity)
+        _raise(self.maxima[first:last], rows, similarity)
 
     def result(self) -> Tensor:
         return self.maxima.mul_(self.scales / 254)
@@ -268,11 +294,59 @@ def _exact_int_mm() -> bool:
     return bool((torch._int_mm(ones * 127, ones.T * 127) == 64 * 127**2).all())
 
 
+def _raise(maxima: Tensor, rows: Rows, values: Tensor) -> None:
+    """Raise maxima (n, tokens) to the largest of each document's values, (R, tokens) of rows."""
+    length, n = rows.length, values.shape[0]
+    if not length:
+        _scatter_max(maxima, rows.segments, values)
+        return
+    head = min(-rows.begin % length, n)  # of the first, which is cut
+    whole = (n - head) // length
+    middle = values[head : head + whole * length].view(whole, length, values.shape[1])
+    first = int(head > 0)
+    some = maxima[first : first + whole]
+    if whole:
+        torch.maximum(some, middle.amax(1), out=some)
+    for i, part in ((0, values[:head]), (first + whole, values[head + whole * length :])):
+        if part.shape[0]:
+            torch.maximum(maxima[i], part.amax(0), out=maxima[i])
+
+
 def _scatter_max(maxima: Tensor, segments: Tensor, values: Tensor) -> None:
-    """Raise maxima (n, tokens) to the largest of the values (R, tokens) of each segment (R,)."""
+    """Raise maxima (n, tokens) to the largest of the values (R, tokens) of each segment (R,).
+
+    The segments ascend. The max of a NaN is NaN.
+    """
+    n = values.shape[0] // _NEIGHBOURS
+    if values.device.type == "cpu" and n > _NEIGHBOURS:
+        whole = n * _NEIGHBOURS
+        of = segments[:whole].view(n, _NEIGHBOURS)
+        alike = of[:, 0] == of[:, -1]
+        rows = values[:whole].view(n, _NEIGHBOURS, values.shape[1])
+        if bool(alike.all()):
+            _scatter_each(maxima, of[:, 0], rows.amax(1))
+        elif int(alike.count_nonzero()) * 2 > n:
+            places = alike.nonzero()[:, 0]
+            best = rows.amax(1).index_select(0, places)
+            _scatter_each(maxima, of[:, 0].index_select(0, places), best)
+            places = alike.logical_not().nonzero()[:, 0]
+            rest = rows.index_select(0, places).flatten(0, 1)
+            _scatter_each(maxima, of.index_select(0, places).flatten(), rest)
+        else:
+            whole = 0
+        segments, values = segments[whole:], values[whole:]
+    _scatter_each(maxima, segments, values)
+
+
+def _scatter_each(maxima: Tensor, segments: Tensor, values: Tensor) -> None:
     # An index expanded from one column takes torch's row-wise path, ten times the speed of
-    # segment_reduce(max). The max of a NaN is NaN.
+    # segment_reduce(max).
     maxima.scatter_reduce_(0, segments[:, None].expand_as(values), values, "amax")
+
+
+def _room(buffer: Tensor, rows: int, columns: int) -> Tensor:
+    """The buffer, or a new one where it is too small."""
+    return buffer if buffer.shape[0] >= rows else buffer.new_empty(rows, columns)
 
 
 def _widen_float8(block: Tensor) -> tuple[Tensor, Tensor]:
