@@ -177,7 +177,7 @@ def _cuda() -> list[Case]:
 
 
 def _cpu() -> list[Case]:
-    """The same cases with fewer documents, in float32, and one in bfloat16."""
+    """The same cases with fewer documents, most in float32, and each dtype at 128 dimensions."""
     fixed = Lengths("fixed", 512, 512)
     ragged = Lengths("log-normal", 8, 2048, median=256)
     d, dtype = 1024, "float32"
@@ -189,8 +189,11 @@ def _cpu() -> list[Case]:
         MaxSim("long-query", 1, 2000, 20, fixed, d, dtype),
         MaxSim("d128", 1, 32, 1000, fixed, 128, dtype),
         MaxSim("d256", 1, 32, 500, fixed, 256, dtype),
+        MaxSim("d128-ragged", 1, 32, 1000, ragged, 128, dtype),
         MaxSim("bfloat16", 1, 32, 200, fixed, d, "bfloat16"),
+        MaxSim("d128-bfloat16", 1, 32, 1000, fixed, 128, "bfloat16"),
         MaxSim("int8", 1, 32, 200, fixed, d, dtype, "int8"),
+        MaxSim("d128-int8", 1, 32, 1000, fixed, 128, dtype, "int8"),
         MaxSim("fp8", 1, 32, 200, fixed, d, dtype, "float8_e4m3fn"),
         MaxSim("short-documents", 1, 32, 10_000, Lengths("uniform", 8, 64), d, dtype),
     ]
