@@ -3,6 +3,7 @@
 The files:
 
     connecting  the client for a location
+    nodes       one cluster by several of its nodes
     engines     what a client can do
     running     operations carried out, sync and async
     retries     how long to go on where a server fails for a while

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from qdrant_client import models
 
@@ -144,8 +145,8 @@ def _search(
 
 def embedded(vectors: Mapping[str, Any]) -> M3Embeddings:
     """A point's vectors as a query; where it has no weights, the query has none either."""
-    dense = torch.tensor([vectors[DENSE]], dtype=torch.float32)
-    tokens = torch.tensor(vectors[COLBERT], dtype=torch.float32)
+    dense = torch.tensor(np.asarray([vectors[DENSE]]), dtype=torch.float32)
+    tokens = torch.tensor(np.asarray(vectors[COLBERT]), dtype=torch.float32)
     sparse = vectors.get(SPARSE) or models.SparseVector(indices=[], values=[])
     pairs = sorted(zip(sparse.indices, sparse.values, strict=True))
     return M3Embeddings(

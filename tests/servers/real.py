@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,30 +38,40 @@ class Node:
         folder: its own.
         bootstrap: the address of a node of the cluster that it joins; "" makes a new one, None
             none.
+        host: its own.
+        ports: for REST, gRPC, and the other nodes; free ones by default.
         settings: Qdrant's, by their paths, e.g. {"SERVICE__API_KEY": "secret"}.
     """
 
-    def __init__(self, folder: Path, bootstrap: str | None = None, **settings: str) -> None:
-        self.rest, self.grpc, self._peers = _free_ports(3)
+    def __init__(
+        self,
+        folder: Path,
+        bootstrap: str | None = None,
+        host: str = "127.0.0.1",
+        ports: Sequence[int] = (),
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._host = host
+        self.rest, self.grpc, self._peers = ports or _free_ports(3)
         self._folder = folder
         self._bootstrap = bootstrap
-        self._settings = settings
+        self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.rest}"
+        return f"http://{self._host}:{self.rest}"
 
     @property
     def address(self) -> str:
         """Where the cluster's other nodes find it."""
-        return f"http://127.0.0.1:{self._peers}"
+        return f"http://{self._host}:{self._peers}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         settings = {
-            "SERVICE__HOST": "127.0.0.1",
+            "SERVICE__HOST": self._host,
             "SERVICE__HTTP_PORT": str(self.rest),
             "SERVICE__GRPC_PORT": str(self.grpc),
             "TELEMETRY_DISABLED": "true",
@@ -117,12 +128,15 @@ class Node:
 
 
 class Cluster:
-    """Several nodes, started. A context manager."""
+    """Several nodes, started, at one port of several addresses. A context manager."""
 
     def __init__(self, folder: Path, count: int = 3) -> None:
-        self.nodes = [Node(folder / "0", "")]
+        ports = _free_ports(3)
+        self.grpc = ports[1]
+        self.nodes = [Node(folder / "0", "", "127.0.0.1", ports)]
         for i in range(1, count):
-            self.nodes.append(Node(folder / str(i), self.nodes[0].address))
+            host, first = f"127.0.0.{i + 1}", self.nodes[0].address
+            self.nodes.append(Node(folder / str(i), first, host, ports))
 
     @property
     def location(self) -> str:

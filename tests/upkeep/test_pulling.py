@@ -272,6 +272,7 @@ def test_a_pull_that_broke_off_goes_on(
     assert here(tmp_path, name) == before
     parts = [file.stat().st_size for file in (tmp_path / f".pulling-{name}").glob("*.tar")]
     assert sum(parts) > 0
+    assert any("a pull that was cut off" in finding.what for finding in examine(tmp_path, name))
     report = pull(address(), tmp_path, name, full=True)
     assert report.resumed
     assert report.verified
@@ -383,7 +384,7 @@ def test_a_key_that_may_only_read_copies_points(
 ) -> None:
     keys = {"SERVICE__API_KEY": "all", "SERVICE__READ_ONLY_API_KEY": "reading"}
     monkeypatch.delenv("QDRANT_GRPC_PORT", raising=False)
-    with Node(tmp_path / "node", **keys) as node:
+    with Node(tmp_path / "node", settings=keys) as node:
         monkeypatch.setenv("QDRANT_API_KEY", "all")
         client, _ = transport.connect(node.url)
         assert isinstance(client, QdrantClient)
