@@ -349,6 +349,51 @@ def test_where_files_do_not_fit_points_are_copied(
     assert here(tmp_path, name) == texts(remote, name)
 
 
+@pytest.mark.parametrize("count", [0, 3, 300])
+@NEEDS_URL
+def test_any_collection(remote: QdrantClient, tmp_path: Path, count: int) -> None:
+    name = f"any-{uuid.uuid4().hex}"
+    remote.create_collection(
+        name,
+        models.VectorParams(size=8, distance=models.Distance.COSINE),
+        sparse_vectors_config={"words": models.SparseVectorParams(modifier=models.Modifier.IDF)},
+        quantization_config=models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)
+        ),
+        shard_number=2,
+    )
+    try:
+        rng = np.random.default_rng(time.time_ns() % 2**32)
+        points = [
+            models.PointStruct(
+                id=str(uuid.uuid4()),
+                payload={"n": i, "geo": {"lat": 1.5, "lon": 2}, "deep": {"a": [{"b": i}]}},
+                vector={
+                    "": rng.normal(size=8).tolist(),
+                    "words": models.SparseVector(indices=[i % 7, 10], values=[1.0, 0.5]),
+                },
+            )
+            for i in range(count)
+        ]
+        for index, kind in {"n": "integer", "geo": "geo", "deep.a[].b": "integer"}.items():
+            remote.create_payload_index(name, index, models.PayloadSchemaType(kind), wait=True)
+        if points:
+            remote.upsert(name, points, wait=True)
+        report = pull(address(), tmp_path, name)
+        assert (report.way, report.verified, report.points) == ("whole", True, count)
+        assert here(tmp_path, name) == texts(remote, name)
+        with QdrantEdge(tmp_path) as client:
+            info, wanted = client.get_collection(name), remote.get_collection(name)
+            assert info.payload_schema.keys() == wanted.payload_schema.keys()
+            assert info.config.quantization_config == wanted.config.quantization_config
+            assert info.config.params.sparse_vectors == wanted.config.params.sparse_vectors
+            more = [models.PointStruct(id=7, vector={"": [1.0] * 8}, payload={"n": -1})]
+            client.upsert(name, more)
+        assert len(here(tmp_path, name)) == count + 1
+    finally:
+        remote.delete_collection(name)
+
+
 @NEEDS_URL
 def test_migrate_takes_files(remote: QdrantClient, name: str, tmp_path: Path) -> None:
     report = migrate(address(), tmp_path / "one", name)
