@@ -34,7 +34,8 @@ def pull(
     changed is loaded. Where the files don't fit the embedded engine, points are copied, by
     `migrate`, and the report says why.
 
-    The server makes a snapshot of each shard for it, on its own disk, and removes it again.
+    The server makes a snapshot of each shard for it, on its own disk, and is told to remove it at
+    the end; after a pull that was cut off it is there for the next run, which removes it.
 
     Args:
         source: a server's URL; of a cluster those of its nodes, separated by commas: a shard's

@@ -21,7 +21,7 @@ from m3qdrant.errors import InputError, M3QdrantError, ServerUnavailableError
 from m3qdrant.upkeep import aexamine, examine, pull
 from m3qdrant.upkeep.replicas import Replica, judge_replicas
 from m3qdrant.upkeep.sampling import embedded
-from tests.servers.real import NEEDS_BINARY, Cluster
+from tests.servers.cluster import NEEDS_BINARY, Cluster
 
 DIM, TOKEN_DIM = 32, 16
 PATIENT = Retries(attempts=60, budget_s=90, longest_wait_s=2)

@@ -30,7 +30,7 @@ from m3qdrant.errors import (
 )
 from m3qdrant.upkeep import amigrate, apull, examine, migrate, pull, pulling
 from m3qdrant.upkeep.sampling import embedded
-from tests.servers.real import NEEDS_BINARY, NEEDS_URL, Node
+from tests.servers.cluster import NEEDS_BINARY, NEEDS_URL, Node
 
 DIM, TOKEN_DIM = 24, 16
 
