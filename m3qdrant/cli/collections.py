@@ -1,4 +1,4 @@
-"""info, doctor, optimize, migrate: collections as a whole."""
+"""info, doctor, optimize, migrate, pull: collections as a whole."""
 
 from __future__ import annotations
 
@@ -123,6 +123,8 @@ def migrate(
 ) -> None:
     """Copy a collection to another place, and verify each point there.
 
+    From a server to a directory its files are taken, as `pull` does, where they fit.
+
     Run again, it goes on where it was cut off, and catches up with a source that has changed.
     """
     from m3qdrant.upkeep import migrate as run
@@ -130,6 +132,41 @@ def migrate(
     with interruptible("what was copied stays, run it again for the rest"):
         report = run(
             source, target, collection, target_collection, batch=batch, progress=not as_json
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    if not report.verified:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(help="A server's URL; of a cluster those of its nodes, with commas."),
+    ],
+    directory: Annotated[str, typer.Argument(help="Where to, for the embedded engine.")],
+    collection: Collection = "documents",
+    target_collection: Annotated[
+        str | None, typer.Option(help="Its name in the directory (default: the same).")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Load all of it, also where only some has changed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a server's collection into a directory, by its files, and verify a sample there.
+
+    Run again, it goes on where it was cut off, or loads what has changed. Until all is there and
+    verified, the directory holds what it held. Where the files don't fit, points are copied.
+    """
+    from m3qdrant.upkeep import pull as run
+
+    with interruptible("what was loaded stays, run it again for the rest"):
+        report = run(
+            source, directory, collection, target_collection, full=full, progress=not as_json
         )
     if as_json:
         print_json(report.to_dict())

@@ -44,8 +44,8 @@ __all__ = [
 Location = Annotated[
     str,
     typer.Option(
-        help="A directory (embedded engine), or a server's http(s)://host:port; its API key is "
-        "read from QDRANT_API_KEY.",
+        help="A directory (embedded engine), or a server's http(s)://host:port, of a cluster "
+        "several nodes' with commas between; its API key is read from QDRANT_API_KEY.",
         envvar="M3QDRANT_LOCATION",
     ),
 ]

@@ -30,6 +30,7 @@ __all__ = [
     "Steps",
     "batch_update_points",
     "cluster_status",
+    "collection_cluster_info",
     "collection_exists",
     "count",
     "create_collection",
@@ -90,6 +91,11 @@ def info() -> Call[models.VersionInfo]:
 def cluster_status() -> Call[models.ClusterStatus]:
     """The nodes of a server's cluster."""
     return Call("cluster_status", {})
+
+
+def collection_cluster_info(name: str) -> Call[models.CollectionClusterInfo]:
+    """How the node that is asked keeps a collection's shards."""
+    return Call("collection_cluster_info", {"collection_name": name})
 
 
 def get_collections() -> Call[models.CollectionsResponse]:

@@ -5,6 +5,15 @@ from .async_view import AsyncQdrantEdgeView as AsyncQdrantEdgeView
 from .client import QdrantEdge as QdrantEdge
 from .disk.claim import is_claim as is_claim
 from .disk.directory import collection_names as collection_names
+from .disk.lock import DirectoryLock as DirectoryLock
 from .refusals import as_response as as_response
+from .shards import Origin as Origin
+from .shards import Part as Part
+from .shards import follow as follow
+from .shards import merge as merge
+from .shards import need_room as need_room
+from .shards import origin_of as origin_of
+from .shards import unpacked as unpacked
+from .shards import unpacked_copy as unpacked_copy
 from .verifying import Verified as Verified
 from .verifying import verify_files as verify_files

@@ -20,7 +20,7 @@ from m3qdrant.edge.absent import add_missing, refuse_attribute
 from m3qdrant.edge.aliasing import Aliasing, not_found
 from m3qdrant.edge.arguments import accept
 from m3qdrant.edge.configuring import Configuring, read_settings
-from m3qdrant.edge.disk import configuration, leftovers, snapshots
+from m3qdrant.edge.disk import closed, configuration, leftovers, snapshots
 from m3qdrant.edge.disk import directory as places
 from m3qdrant.edge.disk.claim import claim
 from m3qdrant.edge.disk.lock import DirectoryLock
@@ -42,6 +42,7 @@ from m3qdrant.errors import (
     StoreDamagedError,
     UnsupportedError,
 )
+from m3qdrant.files import sync_directory
 
 __all__ = ["QdrantEdge"]
 
@@ -469,6 +470,40 @@ class QdrantEdge(Reading, Writing, Configuring, Aliasing):
             self._check_usable()
             if directory.exists():
                 self._set_aside(collection_name, directory, aside)
+        return True
+
+    def adopt(self, collection_name: str, directory: str | os.PathLike[str]) -> bool:
+        """Make a directory the collection, in place of what it holds now.
+
+        Args:
+            collection_name: the collection, which need not exist.
+            directory: a collection of another `QdrantEdge`, closed, on the same disk. It is moved.
+
+        Raises:
+            StoreLockedError: somebody has one of the two open.
+            StoreDamagedError: it isn't whole. What the collection holds now stays then.
+        """
+        self._check_writable("replace", collection_name)
+        source, target = Path(directory), self._directory(collection_name)
+        places.check_name(target.name)
+        configuration.read(source)  # it is one
+        with engine_errors("replace", target.name), contextlib.ExitStack() as aside:
+            lock = DirectoryLock(source)
+            aside.callback(lock.release)
+            record = closed.read(source)
+            if record is None:
+                raise StoreDamagedError(f"{source} wasn't closed in good order: open and close it")
+            closed.check(source, record)
+            aside.enter_context(self._lock)
+            self._check_usable()
+            self.path.mkdir(parents=True, exist_ok=True)
+            claim(self.path)
+            if target.exists():
+                self._set_aside(target.name, target, aside)
+            else:
+                aside.enter_context(self._taking(target.name))
+            source.rename(target)
+            sync_directory(self.path)
         return True
 
     def _set_aside(self, name: str, directory: Path, stack: contextlib.ExitStack) -> None:

@@ -68,7 +68,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
 
     def __init__(
         self,
-        location: str | os.PathLike[str] | AsyncQdrantBase,
+        location: str | os.PathLike[str] | Sequence[str] | AsyncQdrantBase,
         collection: str,
         encoder: Encoder | None = None,
         schema: M3Schema | None = None,
@@ -83,7 +83,9 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
                 mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
                 is read from QDRANT_API_KEY), or an AsyncQdrantClient or AsyncQdrantEdge of yours,
-                which stays open when the store closes.
+                which stays open when the store closes. Several URLs, in a list or with commas
+                between, are nodes of one cluster: where the one that is asked doesn't answer, the
+                next one is asked.
             collection: the collection's name.
             encoder: for texts; without one, documents and queries must come with embeddings.
             schema: how vectors are stored; None takes an existing collection as it is, and the

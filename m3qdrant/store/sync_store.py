@@ -65,7 +65,7 @@ class M3Store(StoreBase[QdrantBase]):
 
     def __init__(
         self,
-        location: str | os.PathLike[str] | QdrantBase,
+        location: str | os.PathLike[str] | Sequence[str] | QdrantBase,
         collection: str,
         encoder: Encoder | None = None,
         schema: M3Schema | None = None,
@@ -80,7 +80,9 @@ class M3Store(StoreBase[QdrantBase]):
             location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
                 mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
                 is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of yours,
-                which stays open when the store closes.
+                which stays open when the store closes. Several URLs, in a list or with commas
+                between, are nodes of one cluster: where the one that is asked doesn't answer, the
+                next one is asked.
             collection: the collection's name.
             encoder: for texts; without one, documents and queries must come with embeddings.
             schema: how vectors are stored; None takes an existing collection as it is, and the

@@ -3,9 +3,11 @@
 The files:
 
     connecting  the client for a location
+    nodes       one cluster by several of its nodes
     engines     what a client can do
     running     operations carried out, sync and async
     retries     how long to go on where a server fails for a while
+    files       files that a server hands out over REST
     failures    what the failures of Qdrant's clients mean
 """
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -26,6 +26,7 @@ from qdrant_client.connection import get_channel
 from m3qdrant.collection import calls
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge, engine_of
 from m3qdrant.errors import InputError
+from m3qdrant.transport.nodes import AsyncNodes, Nodes, urls_of
 from m3qdrant.transport.retries import Retries
 from m3qdrant.transport.running import run
 
@@ -57,13 +58,18 @@ _GRPC_OPTIONS = {
 }
 
 _CONNECTING = Retries(attempts=4, budget_s=10.0, longest_wait_s=2.0)
+_ONCE = Retries(attempts=1)
 
 
 def describe(location: object) -> str:
     """A location in messages: a path or a URL, or a client's class. Never a secret."""
+    if isinstance(location, list | tuple):
+        return ",".join(map(describe, location))
     if not isinstance(location, str | os.PathLike):
         return type(location).__name__
     name = str(os.fspath(location))
+    if (urls := urls_of(name)) is not None:
+        return ",".join(map(describe, urls))
     if not _is_url(name):
         return re.sub("://[^/]*@", "://...@", name)
     return re.sub("://[^/]*@", "://...@", re.sub("[?#].+", "?...", name))
@@ -97,10 +103,11 @@ _ASYNC: _Classes[AsyncQdrantBase] = _Classes(
 
 
 def connect(
-    location: str | os.PathLike[str] | QdrantBase,
+    location: str | os.PathLike[str] | Sequence[str] | QdrantBase,
     *,
     timeout_s: float = TIMEOUT_S,
     read_only: bool = False,
+    retries: Retries | None = None,
 ) -> tuple[QdrantBase, bool]:
     """The client for a location.
 
@@ -109,9 +116,12 @@ def connect(
     environment has it. The API key is read from QDRANT_API_KEY.
 
     Args:
-        location: a directory, ":memory:", "http(s)://host[:port]", or a client.
+        location: a directory, ":memory:", "http(s)://host[:port]", or a client. Several URLs, in
+            a list or with commas between, are nodes of one cluster: where the one that is asked
+            does not answer, the next one is asked.
         timeout_s: seconds that one call to a server may take.
         read_only: look at a directory, and change nothing under it.
+        retries: how long to wait for a server that does not answer; by default 10 seconds.
 
     Returns:
         The client, and whether it was made here, so that it is the caller's to close.
@@ -122,23 +132,40 @@ def connect(
         AccessDeniedError: the server wants another key.
         StoreDamagedError: the path is a file, or a directory of another program.
     """
-    found = _find(location, timeout_s, read_only, _SYNC)
+    if (urls := urls_of(location)) is not None:
+
+        def one(url: str) -> QdrantBase:
+            return connect(url, timeout_s=timeout_s, retries=_ONCE)[0]
+
+        nodes: Any = Nodes(urls, one)
+        return nodes, True
+    single: Any = location  # several are dealt with
+    found = _find(single, timeout_s, read_only, _SYNC)
     if isinstance(found, _Server):
-        return QdrantClient(**_arguments(found, _hurry)), True
+        return QdrantClient(**_arguments(found, _hurry, retries)), True
     return found
 
 
 async def aconnect(
-    location: str | os.PathLike[str] | AsyncQdrantBase,
+    location: str | os.PathLike[str] | Sequence[str] | AsyncQdrantBase,
     *,
     timeout_s: float = TIMEOUT_S,
     read_only: bool = False,
+    retries: Retries | None = None,
 ) -> tuple[AsyncQdrantBase, bool]:
     """`connect` for asyncio: the same, with an asynchronous client."""
-    found = _find(location, timeout_s, read_only, _ASYNC)
+    if (urls := urls_of(location)) is not None:
+
+        async def one(url: str) -> AsyncQdrantBase:
+            return (await aconnect(url, timeout_s=timeout_s, retries=_ONCE))[0]
+
+        nodes: Any = await AsyncNodes(urls, one).open()
+        return nodes, True
+    single: Any = location
+    found = _find(single, timeout_s, read_only, _ASYNC)
     if isinstance(found, _Server):
         # asking a server for its version waits for it
-        arguments = await asyncio.to_thread(_arguments, found, _ahurry)
+        arguments = await asyncio.to_thread(_arguments, found, _ahurry, retries)
         return AsyncQdrantClient(**arguments), True
     return found
 
@@ -266,7 +293,9 @@ class _Server:
         return f"{self.scheme}://{self.host}:{self.port}"
 
 
-def _arguments(server: _Server, hurry: Callable[..., Any]) -> dict[str, Any]:
+def _arguments(
+    server: _Server, hurry: Callable[..., Any], retries: Retries | None
+) -> dict[str, Any]:
     """Ask a server for its version, and give the arguments of a client for it."""
     arguments: dict[str, Any] = {
         "url": server.url,
@@ -276,7 +305,7 @@ def _arguments(server: _Server, hurry: Callable[..., Any]) -> dict[str, Any]:
         "event_hooks": {"request": [hurry]},
     }
     grpc_port = _grpc_port(server.port)
-    version = _rest_version(server)
+    version = _rest_version(server, retries)
     if grpc_port is not None:
         found = _grpc_version(server, grpc_port)
         if found == version:
@@ -312,7 +341,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _rest_version(server: _Server) -> str:
+def _rest_version(server: _Server, retries: Retries | None) -> str:
     """The version that a server has over REST, which shows that there is one."""
     client = QdrantClient(
         url=server.url,
@@ -321,7 +350,9 @@ def _rest_version(server: _Server) -> str:
         check_compatibility=False,
     )
     try:
-        return run(client, calls.info(), where=server.shown, retries=_CONNECTING).version
+        return run(
+            client, calls.info(), where=server.shown, retries=retries or _CONNECTING
+        ).version
     finally:
         client.close()
 

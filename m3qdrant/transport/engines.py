@@ -9,12 +9,14 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from m3qdrant.collection import EMBEDDED, MEMORY, SERVER, Capabilities
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
+from m3qdrant.transport.nodes import node_of
 
 __all__ = ["capabilities_of"]
 
 
 def capabilities_of(client: QdrantBase | AsyncQdrantBase) -> Capabilities:
     """What can be asked of a client, synchronous or not."""
+    client = node_of(client)
     if isinstance(client, QdrantEdge | AsyncQdrantEdge):
         return EMBEDDED
     options = getattr(client, "init_options", {})

@@ -18,8 +18,10 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant.collection import Call, Steps
-from m3qdrant.errors import M3QdrantError
+from m3qdrant.errors import M3QdrantError, ServerUnavailableError
 from m3qdrant.transport.engines import capabilities_of
+from m3qdrant.transport.failures import Failure
+from m3qdrant.transport.nodes import AsyncNodes, Nodes, node_of
 from m3qdrant.transport.retries import DEFAULT, Retries, Tries
 
 __all__ = ["aask", "adrive", "arun", "ask", "drive", "run"]
@@ -124,7 +126,7 @@ def ask(
             raise _StoppedError
 
     try:
-        answer: T = tenacity.Retrying(sleep=sleep, **tries.policy())(_bound(client, call))
+        answer: T = tenacity.Retrying(sleep=sleep, **tries.policy())(_asked, client, call)
         return answer
     except M3QdrantError:
         raise
@@ -136,7 +138,7 @@ async def aask(client: AsyncQdrantBase, call: Call[T], where: str, retries: Retr
     """`ask` for asyncio."""
     tries = _tries(client, call, where, retries)
     try:
-        return await tenacity.AsyncRetrying(**tries.policy())(_bound(client, call))
+        return await tenacity.AsyncRetrying(**tries.policy())(_aasked, client, call)
     except M3QdrantError:
         raise
     except Exception:
@@ -145,6 +147,34 @@ async def aask(client: AsyncQdrantBase, call: Call[T], where: str, retries: Retr
 
 class _StoppedError(Exception):
     """The wait for the next try was ended."""
+
+
+def _asked(client: Any, call: Call[Any]) -> Any:
+    """A call's answer, once; where its node fails as if it were down, the next one is up."""
+    node = node_of(client)
+    try:
+        return _bound(node, call)()
+    except Exception as error:
+        if isinstance(client, Nodes) and _is_down(error):
+            client.turn(node)
+        raise
+
+
+async def _aasked(client: Any, call: Call[Any]) -> Any:
+    """`_asked` for asyncio."""
+    node = node_of(client)
+    try:
+        return await _bound(node, call)()
+    except Exception as error:
+        if isinstance(client, AsyncNodes) and _is_down(error):
+            await client.turn(node)
+        raise
+
+
+def _is_down(error: Exception) -> bool:
+    return (
+        not isinstance(error, M3QdrantError) and Failure.of(error).kind is ServerUnavailableError
+    )
 
 
 def _bound(client: QdrantBase | AsyncQdrantBase, call: Call[Any]) -> Callable[[], Any]:

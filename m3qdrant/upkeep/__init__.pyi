@@ -5,3 +5,6 @@ from .findings import Finding as Finding
 from .migration import amigrate as amigrate
 from .migration import migrate as migrate
 from .outcome import MigrationReport as MigrationReport
+from .outcome import PullReport as PullReport
+from .pulls import apull as apull
+from .pulls import pull as pull

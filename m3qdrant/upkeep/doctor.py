@@ -8,6 +8,7 @@ collects what Qdrant says of one collection, for the rules of findings.py to jud
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import shutil
@@ -23,6 +24,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 from rich.filesize import decimal
 
+from m3qdrant import transport
 from m3qdrant.collection import FEATURES, Capabilities, Layout, Steps, calls, supports
 from m3qdrant.edge import collection_names, verify_files
 from m3qdrant.errors import (
@@ -36,6 +38,7 @@ from m3qdrant.errors import (
 from m3qdrant.progress import Advance, progress_bar
 from m3qdrant.upkeep.damage import look
 from m3qdrant.upkeep.findings import Facts, Finding, judge
+from m3qdrant.upkeep.replicas import shards
 from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
 
 __all__ = ["aexamine", "disk_space", "examine", "facts", "server_version", "size_on_disk"]
@@ -51,7 +54,7 @@ _LITTLE_SPACE = 200_000_000
 
 
 def examine(
-    location: str | os.PathLike[str] | QdrantBase,
+    location: str | os.PathLike[str] | Sequence[str] | QdrantBase,
     collection: str | None = None,
     *,
     quick: bool = False,
@@ -62,7 +65,8 @@ def examine(
     What can't be opened is a finding too.
 
     Args:
-        location: a directory, a server's URL, or a client.
+        location: a directory, a server's URL, or a client; of a cluster the URLs of all nodes, of
+            which each is asked for its shards.
         collection: one collection's name; None looks at all of them.
         quick: read a sample of each collection's points instead of all, and no files.
         progress: show progress bars on stderr.
@@ -73,8 +77,15 @@ def examine(
     _refuse_memory(location)
     findings = [*_versions()]
     try:
-        with side(location, None, None, read_only=True) as place:
-            look = _Look(place, collection, quick, progress)
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(side(location, None, None, read_only=True))
+            nodes = []
+            for url in transport.urls_of(location) or ():
+                try:
+                    nodes.append(stack.enter_context(side(url, None, None)))
+                except M3QdrantError as error:
+                    findings.append(_away(url, error))
+            look = _Look(place, collection, quick, progress, nodes)
             findings += look.directory()
             return findings + drive(look.steps())
     except InputError:
@@ -84,7 +95,7 @@ def examine(
 
 
 async def aexamine(
-    location: str | os.PathLike[str] | AsyncQdrantBase,
+    location: str | os.PathLike[str] | Sequence[str] | AsyncQdrantBase,
     collection: str | None = None,
     *,
     quick: bool = False,
@@ -94,8 +105,16 @@ async def aexamine(
     _refuse_memory(location)
     findings = [*_versions()]
     try:
-        async with aside(location, None, None, read_only=True) as place:
-            look = _Look(place, collection, quick, progress)
+        async with contextlib.AsyncExitStack() as stack:
+            looked_at = aside(location, None, None, read_only=True)
+            place = await stack.enter_async_context(looked_at)
+            nodes = []
+            for url in transport.urls_of(location) or ():
+                try:
+                    nodes.append(await stack.enter_async_context(aside(url, None, None)))
+                except M3QdrantError as error:
+                    findings.append(_away(url, error))
+            look = _Look(place, collection, quick, progress, nodes)
             findings += await asyncio.to_thread(look.directory)
             return findings + await adrive(look.steps())
     except InputError:
@@ -107,6 +126,12 @@ async def aexamine(
 def _refuse_memory(location: object) -> None:
     if location == ":memory:":
         raise InputError("':memory:' is empty when it is opened: give a directory or a URL")
+
+
+def _away(url: str, error: M3QdrantError) -> Finding:
+    """A node of a cluster that doesn't answer, while others do."""
+    remedy = "start it: the others fill it again with what it missed"
+    return Finding("error", f"node {transport.describe(url)} is away: {error}", remedy)
 
 
 def _failure(error: M3QdrantError, collection: str | None = None) -> Finding:
@@ -138,6 +163,12 @@ def _directory(root: Path) -> Iterator[Finding]:
             "warning" if size_on_disk(entry) >= _LARGE_LEFTOVER else "note",
             f"{entry} is left from a {what} that was cut off ({decimal(size_on_disk(entry))})",
             "remove it, when no program is at work here",
+        )
+    for entry in sorted(root.glob(".pulling-*")):
+        yield Finding(
+            "note",
+            f"{entry} is left from a pull that was cut off ({decimal(size_on_disk(entry))})",
+            "run the same m3qdrant pull again, which goes on from there, or remove it",
         )
     for entry in sorted(root.iterdir()):
         if entry.is_dir() and entry.name[0] != "." and not (entry / "collection.json").is_file():
@@ -217,8 +248,16 @@ def _no_bar(label: str, total: int, unit: str) -> AbstractContextManager[Advance
 class _Look:
     """One look: at a location's files, and at its collections."""
 
-    def __init__(self, place: Side, wanted: str | None, quick: bool, progress: bool) -> None:
+    def __init__(
+        self,
+        place: Side,
+        wanted: str | None,
+        quick: bool,
+        progress: bool,
+        nodes: Sequence[Side] = (),
+    ) -> None:
         self._place = place
+        self._nodes = nodes or [place]
         self._wanted = wanted
         self._quick = quick
         self._progress = progress
@@ -294,7 +333,10 @@ class _Look:
     def _collection(self, name: str) -> Directed[list[Finding]]:
         try:
             asked = facts(name, self._place.capabilities, self._quick, self._bar)
-            return judge((yield from self._place.ask(asked)))
+            found = judge((yield from self._place.ask(asked)))
+            if self._place.capabilities.remote:
+                found += yield from shards(self._nodes, name)
+            return found
         except StoreLockedError as error:
             remedy = "look again when it is closed there; nothing of it could be looked at"
             return [Finding("warning", str(error), remedy, name)]

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypedDict
 
 from qdrant_client import models
@@ -29,6 +31,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant.collection import OPTIMIZE_POINTS, batches_by_size, calls, json_size
+from m3qdrant.edge import collection_names
 from m3qdrant.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -43,9 +46,12 @@ from m3qdrant.transport import Retries
 from m3qdrant.upkeep.equality import Rounding, StoredPoint, rounding
 from m3qdrant.upkeep.likeness import differences, kinds_of, metadata_of, settings_of
 from m3qdrant.upkeep.outcome import MigrationReport
+from m3qdrant.upkeep.pulling import UnfitError, pull_files
 from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
 
 __all__ = ["amigrate", "migrate"]
+
+log = logging.getLogger(__name__)
 
 _FIRST_PAGE = 2
 _PAGE_BYTES = 16_000_000
@@ -71,6 +77,7 @@ def migrate(
     batch: int = 256,
     progress: bool = False,
     retries: Retries | None = None,
+    files: bool = True,
 ) -> MigrationReport:
     """Copy a collection, then compare both sides. Any collection, not only one of m3qdrant's.
 
@@ -84,6 +91,8 @@ def migrate(
             points so far.
         progress: show progress bars on stderr.
         retries: how long to go on where a server fails for a while (see `Retries`).
+        files: where a server's URL is the source and a directory without such a collection the
+            target, take its files over, as `pull` does, and copy points where they don't fit.
 
     Returns:
         What was done, and whether both sides are the same (`verified`).
@@ -96,11 +105,13 @@ def migrate(
         EngineError: Qdrant failed at either side. What was copied stays; run it again.
     """
     _check(source, target, batch)
+    name = target_collection or collection
+    taken = files and _take_files(source, target, collection, name, progress, retries)
     with (
         side(source, collection, retries) as one,
-        side(target, target_collection or collection, retries) as two,
+        side(target, name, retries) as two,
     ):
-        work = _Migration(one, two, batch, progress)
+        work = _Migration(one, two, batch, progress, taken)
         try:
             return drive(work.steps())
         except KeyboardInterrupt:
@@ -118,14 +129,19 @@ async def amigrate(
     batch: int = 256,
     progress: bool = False,
     retries: Retries | None = None,
+    files: bool = True,
 ) -> MigrationReport:
     """`migrate` for asyncio. Cancelled, it leaves what was copied: run it again for the rest."""
     _check(source, target, batch)
+    name = target_collection or collection
+    taken = files and await asyncio.to_thread(
+        _take_files, source, target, collection, name, progress, retries
+    )
     async with (
         aside(source, collection, retries) as one,
-        aside(target, target_collection or collection, retries) as two,
+        aside(target, name, retries) as two,
     ):
-        work = _Migration(one, two, batch, progress)
+        work = _Migration(one, two, batch, progress, taken)
         try:
             return await adrive(work.steps())
         except asyncio.CancelledError:
@@ -142,14 +158,43 @@ def _check(source: object, target: object, batch: object) -> None:
             raise InputError("':memory:' ends with the call: pass a client, a directory or a URL")
 
 
+def _take_files(
+    source: object,
+    target: object,
+    collection: str,
+    name: str,
+    progress: bool,
+    retries: Retries | None,
+) -> bool:
+    """Take the collection's files over where that can be; whether they were."""
+    if not isinstance(source, str) or not isinstance(target, str | os.PathLike):
+        return False
+    place = os.fspath(target)
+    url = ("http://", "https://")
+    if not source.lower().startswith(url) or place.lower().startswith(url):
+        return False
+    root = Path(place).expanduser().absolute()
+    if name in collection_names(root):
+        return False
+    try:
+        pull_files(source.split(","), root, collection, name, progress=progress, retries=retries)
+    except UnfitError as error:
+        log.info("copying the points: %s", error)
+        return False
+    return True
+
+
 class _Migration:
     """One run: its operations, and how far it has come."""
 
-    def __init__(self, source: Side, target: Side, batch: int, progress: bool) -> None:
+    def __init__(
+        self, source: Side, target: Side, batch: int, progress: bool, taken: bool = False
+    ) -> None:
         self._source = source
         self._target = target
         self._batch = batch
         self._progress = progress
+        self._taken = taken  # its files were: nothing is to be copied
         self._report = MigrationReport(str(source), str(target))
         self._cursor: dict[str, _Cursor] | None = None  # while points are copied
 
@@ -161,8 +206,11 @@ class _Migration:
         info = yield from _source_info(source)
         found = yield from _prepare_target(source, target, info)
         allowed = rounding(found.config.params)
-        with self._bar("copying", (yield from _count(source))) as advance:
-            yield from self._copy(found, allowed, advance)
+        if self._taken:
+            self._report.copied = yield from _count(target)
+        else:
+            with self._bar("copying", (yield from _count(source))) as advance:
+                yield from self._copy(found, allowed, advance)
         with self._bar("verifying", (yield from _count(source))) as advance:
             yield from self._verify(allowed, advance)
         yield from _index(target)

@@ -1,13 +1,13 @@
-"""MigrationReport: what a migration did, and whether both sides are the same."""
+"""What a migration, or a pull, did, and whether both sides are the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qdrant_client import models
 
-__all__ = ["MigrationReport"]
+__all__ = ["MigrationReport", "PullReport"]
 
 
 @dataclass
@@ -86,6 +86,70 @@ class MigrationReport:
         if not (self.missing or self.different or self.extra):
             lines.append("points came or went during the verification: run it again")
         return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {**vars(self), "verified": self.verified}
+
+
+@dataclass
+class PullReport:
+    """What `pull` did, and what it compared.
+
+    Attributes:
+        source: the collection that was pulled, in words.
+        target: where it is now.
+        way: "whole" (its files), "partial" (those that changed since it was pulled before),
+            "unchanged" (none had), or "points" (they were copied, one by one).
+        reason: why points were copied.
+        shards: how many the server has.
+        points: how many there are now.
+        bytes: how many were loaded.
+        resumed: whether files were used that an earlier run had loaded.
+        compared: points of which both sides were read.
+        searches: searches that both sides made, in every mode.
+        fault: what was different in the end, at a source that was written to meanwhile; empty
+            where nothing was.
+    """
+
+    source: str
+    target: str
+    way: Literal["whole", "partial", "unchanged", "points"] = "whole"
+    reason: str = ""
+    shards: int = 0
+    points: int = 0
+    bytes: int = 0
+    resumed: bool = False
+    compared: int = 0
+    searches: int = 0
+    fault: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing was different."""
+        return not self.fault
+
+    def __str__(self) -> str:
+        """One line on the work and one on the verification."""
+        resumed = ", resumed" if self.resumed else ""
+        done = {
+            "whole": f"{self.points} points in {self.shards} shards, {self.bytes:,} bytes loaded",
+            "partial": f"{self.points} points; {self.bytes:,} bytes had changed and were loaded",
+            "unchanged": f"{self.points} points; nothing had changed",
+            "points": f"{self.points} points, copied one by one: {self.reason}",
+        }[self.way]
+        first = f"{self.source} to {self.target}: {done}{resumed}"
+        if self.fault:
+            return (
+                f"{first}\nNOT the same: the source was written to meanwhile ({self.fault}): "
+                "run it again for the rest"
+            )
+        if self.way == "points":
+            return f"{first}\nverified: each point the same at both sides"
+        return (
+            f"{first}\nverified: as many points at both sides, {self.compared} of them and "
+            f"{self.searches} searches the same"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -129,7 +129,7 @@ async def adrive(steps: Directed[T]) -> T:
 
 @contextlib.contextmanager
 def side(
-    location: str | os.PathLike[str] | QdrantBase,
+    location: str | os.PathLike[str] | Sequence[str] | QdrantBase,
     collection: str | None,
     retries: Retries | None,
     *,
@@ -149,7 +149,7 @@ def side(
 
 @contextlib.asynccontextmanager
 async def aside(
-    location: str | os.PathLike[str] | AsyncQdrantBase,
+    location: str | os.PathLike[str] | Sequence[str] | AsyncQdrantBase,
     collection: str | None,
     retries: Retries | None,
     *,

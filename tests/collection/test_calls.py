@@ -52,6 +52,7 @@ UPSERT = models.UpsertOperation(upsert=models.PointsList(points=[POINT]))
 
 FILLED: dict[str, Call[Any]] = {
     "batch_update_points": calls.batch_update_points(NAME, [UPSERT]),
+    "collection_cluster_info": calls.collection_cluster_info(NAME),
     "cluster_status": calls.cluster_status(),
     "collection_exists": calls.collection_exists(NAME),
     "count": calls.count(NAME, FILTER),
