@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3qdrant.cli.common import (
+    CaFile,
     Collection,
     Json,
     Location,
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def info(location: Location, collection: Collection = "documents", as_json: Json = False) -> None:
+def info(
+    location: Location,
+    collection: Collection = "documents",
+    ca_file: CaFile = None,
+    as_json: Json = False,
+) -> None:
     """Show what a collection is and holds."""
-    with open_documents(location, collection) as store:
+    with open_documents(location, collection, ca_file) as store:
         facts = store.info().to_dict()
     if as_json:
         print_json(facts)
@@ -43,6 +49,7 @@ def doctor(
         bool,
         typer.Option("--quick", help="Read a sample of the points instead of all, and no files."),
     ] = False,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Look for what is wrong, or soon will be, and say what to do about it.
@@ -52,7 +59,7 @@ def doctor(
     """
     from m3qdrant.upkeep import examine
 
-    findings = examine(location, collection, quick=quick, progress=not as_json)
+    findings = examine(location, collection, quick=quick, progress=not as_json, ca_file=ca_file)
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:
@@ -65,7 +72,10 @@ def doctor(
 
 @app.command()
 def optimize(
-    location: Location, collection: Collection = "documents", as_json: Json = False
+    location: Location,
+    collection: Collection = "documents",
+    ca_file: CaFile = None,
+    as_json: Json = False,
 ) -> None:
     """Merge segments and build the indexes now, on the embedded engine.
 
@@ -75,7 +85,7 @@ def optimize(
 
     with (
         interruptible("nothing was lost, run it again"),
-        open_documents(location, collection) as store,
+        open_documents(location, collection, ca_file) as store,
     ):
         builds = capabilities_of(store.client).optimizes
         before = _index_facts(store) if builds else {}
@@ -119,6 +129,7 @@ def migrate(
         str | None, typer.Option(help="Its name at the target (default: the same).")
     ] = None,
     batch: Annotated[int, typer.Option(help="The most points held at once.", min=1)] = 256,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Copy a collection to another place, and verify each point there.
@@ -129,7 +140,13 @@ def migrate(
 
     with interruptible("what was copied stays, run it again for the rest"):
         report = run(
-            source, target, collection, target_collection, batch=batch, progress=not as_json
+            source,
+            target,
+            collection,
+            target_collection,
+            batch=batch,
+            progress=not as_json,
+            ca_file=ca_file,
         )
     if as_json:
         print_json(report.to_dict())

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from m3qdrant.store import M3Store
 
 __all__ = [
+    "CaFile",
     "Collection",
     "Filter",
     "Json",
@@ -44,9 +46,16 @@ __all__ = [
 Location = Annotated[
     str,
     typer.Option(
-        help="A directory (embedded engine), or a server's http(s)://host:port; its API key is "
-        "read from QDRANT_API_KEY.",
+        help="A directory (embedded engine), or a server's http(s)://host:port, with a reverse "
+        "proxy's path where there is one; its API key is read from QDRANT_API_KEY.",
         envvar="M3QDRANT_LOCATION",
+    ),
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A server's own certificate authorities, in PEM, for REST and gRPC.",
+        envvar="QDRANT_CA_FILE",
     ),
 ]
 Collection = Annotated[
@@ -143,13 +152,13 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
-def open_documents(location: str, collection: str) -> M3Store:
+def open_documents(location: str, collection: str, ca_file: Path | None = None) -> M3Store:
     """A store of a collection that is there, for what needs no model."""
     with loading():
         from m3qdrant.store import M3Store
 
     _check_location(location)
-    return M3Store(location, collection, create=False)
+    return M3Store(location, collection, create=False, ca_file=ca_file)
 
 
 @contextlib.contextmanager
@@ -160,6 +169,7 @@ def open_store(
     *,
     create: bool,
     schema: dict[str, Any] | None = None,
+    ca_file: Path | None = None,
 ) -> Iterator[M3Store]:
     """The store, with the encoder its vectors come from, or the one the user names.
 
@@ -170,6 +180,7 @@ def open_store(
         create: make it where there is none.
         schema: storage options of a new collection, by name; of an existing one they must be as
             they are, but for payload indexes.
+        ca_file: certificate authorities of a server.
     """
     with loading():
         from m3qdrant.collection import M3Schema
@@ -179,7 +190,7 @@ def open_store(
     wanted = _schema(M3Schema(), schema)
     if model is None or wanted is not None:
         try:
-            with M3Store(location, collection, create=False) as store:
+            with M3Store(location, collection, create=False, ca_file=ca_file) as store:
                 info = store.info()
         except CollectionNotFoundError:
             if not create:
@@ -193,7 +204,9 @@ def open_store(
                 f"collection {collection!r} does not say which model its vectors come from: "
                 "give it with --model"
             )
-    with M3Store(location, collection, load(model), wanted, create=create) as store:
+    with M3Store(
+        location, collection, load(model), wanted, create=create, ca_file=ca_file
+    ) as store:
         yield store
 
 

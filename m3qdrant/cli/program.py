@@ -35,6 +35,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     # read when torch loads: threads that spin for work cost a busy machine half its speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # what goes wrong with a server is told by us: its library writes to stderr too
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         try:
             app()

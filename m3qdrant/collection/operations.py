@@ -67,6 +67,7 @@ class StoreInfo:
         colbert_dim: width of the ColBERT vectors.
         colbert_datatype: how ColBERT vectors are stored.
         schema: all storage options.
+        protocol: of a server, whether it is asked over gRPC or REST, and why; None elsewhere.
     """
 
     location: str
@@ -78,6 +79,7 @@ class StoreInfo:
     colbert_dim: int
     colbert_datatype: ColbertDatatype
     schema: M3Schema
+    protocol: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""

@@ -76,14 +76,15 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         create: bool = True,
         timeout_s: float = TIMEOUT_S,
         retries: Retries | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """Describe the store; `open` opens it.
 
         Args:
             location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
-                mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
-                is read from QDRANT_API_KEY), or an AsyncQdrantClient or AsyncQdrantEdge of yours,
-                which stays open when the store closes.
+                mode), "http(s)://host[:port][/prefix]" (a server, over gRPC where it answers; its
+                API key is read from QDRANT_API_KEY), or an AsyncQdrantClient or AsyncQdrantEdge of
+                yours, which stays open when the store closes.
             collection: the collection's name.
             encoder: for texts; without one, documents and queries must come with embeddings.
             schema: how vectors are stored; None takes an existing collection as it is, and the
@@ -92,12 +93,17 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
                 not known, so it is made by the first `add`.
             timeout_s: seconds that one call to a server may take.
             retries: how long to go on where a server fails for a while; by default up to six
-                tries within two minutes.
+                tries within two minutes, and 10 seconds for one that does not answer at first.
+            ca_file: PEM file of the certificate authorities that a server's certificate may come
+                from, over REST and gRPC; by default QDRANT_CA_FILE or SSL_CERT_FILE, where the
+                environment has one, else the public ones.
 
         Raises:
             InputError: an argument is wrong.
         """
-        super().__init__(location, collection, encoder, schema, create, timeout_s, retries)
+        super().__init__(
+            location, collection, encoder, schema, create, timeout_s, retries, ca_file
+        )
         self._opening = Lock()
         # sync: self.open()
 
@@ -123,7 +129,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             return self
         async with self._opening:
             if not self._opened:
-                connected = await aconnect(self._location, timeout_s=self._timeout_s)
+                connected = await aconnect(self._location, **self._connecting)
                 self.client, self._owned = connected
                 self._runner = Runner(self.client, str(self._collection), self._retries)
                 try:
@@ -297,7 +303,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             CollectionNotFoundError: it has not been made yet.
         """
         await self.open()
-        return await self._run(self._collection.info())
+        return self._with_protocol(await self._run(self._collection.info()))
 
     async def search(
         self,

@@ -4,6 +4,8 @@ from .connecting import connect as connect
 from .connecting import describe as describe
 from .engines import capabilities_of as capabilities_of
 from .failures import as_ours as as_ours
+from .protocols import Protocol as Protocol
+from .protocols import protocol_of as protocol_of
 from .retries import Retries as Retries
 from .running import aask as aask
 from .running import adrive as adrive

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from html.parser import HTMLParser
 from typing import Literal, TypeAlias
 
 import httpx
@@ -104,10 +105,38 @@ def _busy(words: str) -> str:
 
 
 def _quote(words: str) -> str:
-    words = " ".join(words.split())
+    words = " ".join((_Page.text(words) if _HTML.search(words) else words).split())
     if not words:
         return ""
     return f": {words if len(words) <= _WORDS_SHOWN else words[:_WORDS_SHOWN] + ' ...'}"
+
+
+_HTML = re.compile(r"<(!doctype|html|head|body|title|h1|p|div)\b", re.IGNORECASE)
+
+
+class _Page(HTMLParser):
+    """The words of a page, such as a reverse proxy's, each line once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: dict[str, None] = {}
+        self._hidden = 0
+
+    @classmethod
+    def text(cls, html: str) -> str:
+        page = cls()
+        page.feed(html)
+        return ", ".join(page._lines)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden and (line := " ".join(data.split())):
+            self._lines[line] = None
 
 
 # -- REST
@@ -149,7 +178,7 @@ def _of_response(error: UnexpectedResponse) -> Failure:
             else Failure(
                 EngineError,
                 "the server does not know this request ({code}){words}: check that the URL is a "
-                "Qdrant server's, and that the server is not too old",
+                "Qdrant server's, its path too, and that the server is not too old",
             )
         )
     elif code == 400 and "larger than allowed" in words:  # actix has no 413 for JSON
@@ -177,7 +206,7 @@ def _words(content: bytes) -> str:
         status = json.loads(content)["status"]
         return str(status["error"] if isinstance(status, dict) else status)
     except (ValueError, KeyError, TypeError):
-        return content[: 2 * _WORDS_SHOWN].decode("utf-8", "replace")
+        return content[: 20 * _WORDS_SHOWN].decode("utf-8", "replace")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -201,6 +230,12 @@ def _of_connection(source: Exception) -> Failure:
             "qdrant-client does not understand the answer: their versions are too far apart, or "
             f"it is no Qdrant server ({source.error_count()} fields of {source.title} don't fit)",
         )
+    if _is_tls(source) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return Failure(
+            ServerUnavailableError,
+            f"its certificate is not trusted ({text}): where an authority of your own made it, "
+            "give that one's PEM file: ca_file=, or QDRANT_CA_FILE",
+        )
     if _is_tls(source):
         return Failure(
             ServerUnavailableError,
@@ -213,6 +248,12 @@ def _of_connection(source: Exception) -> Failure:
             f"nothing answers ({text}): check that the server runs and that the URL is right",
             "always",
         )
+    if isinstance(source, httpx.RemoteProtocolError) and _OTHER_PROTOCOL.search(text):
+        return Failure(
+            ServerUnavailableError,
+            f"what answers there speaks no plain HTTP ({text}): does it speak https? then give "
+            "https://...; or is it the port for gRPC? give the one for REST",
+        )
     if isinstance(source, httpx.TimeoutException):
         return Failure(ServerUnavailableError, f"no answer in time ({text})", "repeatable")
     if isinstance(source, httpx.TransportError | httpx.DecodingError | OSError):
@@ -222,6 +263,10 @@ def _of_connection(source: Exception) -> Failure:
             "repeatable",
         )
     return Failure(EngineError, text)
+
+
+_OTHER_PROTOCOL = re.compile("illegal (request|status) line")
+"""What h11 says of an answer that is no HTTP/1, such as TLS's, or HTTP/2's."""
 
 
 def _is_tls(error: BaseException | None) -> bool:

@@ -34,6 +34,7 @@ from m3qdrant.errors import (
     UnsupportedError,
 )
 from m3qdrant.progress import Advance, progress_bar
+from m3qdrant.transport import protocol_of
 from m3qdrant.upkeep.damage import look
 from m3qdrant.upkeep.findings import Facts, Finding, judge
 from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
@@ -56,6 +57,7 @@ def examine(
     *,
     quick: bool = False,
     progress: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> list[Finding]:
     """Look at a location and its collections.
 
@@ -66,6 +68,7 @@ def examine(
         collection: one collection's name; None looks at all of them.
         quick: read a sample of each collection's points instead of all, and no files.
         progress: show progress bars on stderr.
+        ca_file: certificate authorities of a server; see `M3Store`.
 
     Raises:
         InputError: it is no location, or an in-memory one.
@@ -73,7 +76,7 @@ def examine(
     _refuse_memory(location)
     findings = [*_versions()]
     try:
-        with side(location, None, None, read_only=True) as place:
+        with side(location, None, None, read_only=True, ca_file=ca_file) as place:
             look = _Look(place, collection, quick, progress)
             findings += look.directory()
             return findings + drive(look.steps())
@@ -89,12 +92,13 @@ async def aexamine(
     *,
     quick: bool = False,
     progress: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> list[Finding]:
     """`examine` for asyncio."""
     _refuse_memory(location)
     findings = [*_versions()]
     try:
-        async with aside(location, None, None, read_only=True) as place:
+        async with aside(location, None, None, read_only=True, ca_file=ca_file) as place:
             look = _Look(place, collection, quick, progress)
             findings += await asyncio.to_thread(look.directory)
             return findings + await adrive(look.steps())
@@ -191,6 +195,16 @@ def server_version(version: str) -> Iterator[Finding]:
     )
 
 
+def _protocol(place: Side) -> Iterator[Finding]:
+    """How a server is asked, and why so."""
+    protocol = protocol_of(place.client)
+    if protocol is None:
+        return
+    rest = protocol.name == "REST"
+    slow = ", which takes several times the bytes of gRPC" if rest else ""
+    yield Finding("ok", f"it is asked over {protocol}{slow}")
+
+
 def size_on_disk(path: Path) -> int:
     """Bytes that a directory's files take on the disk; sparse files count as what they take."""
     total = 0
@@ -274,6 +288,7 @@ class _Look:
             found += _key(place.location, os.environ)
             version = yield from place.ask(calls.info())
             found += server_version(version.version)
+            found += _protocol(place)
         try:
             answer = yield from place.ask(calls.get_collections())
         except M3QdrantError as error:

@@ -71,6 +71,7 @@ def migrate(
     batch: int = 256,
     progress: bool = False,
     retries: Retries | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> MigrationReport:
     """Copy a collection, then compare both sides. Any collection, not only one of m3qdrant's.
 
@@ -84,6 +85,7 @@ def migrate(
             points so far.
         progress: show progress bars on stderr.
         retries: how long to go on where a server fails for a while (see `Retries`).
+        ca_file: certificate authorities of a server; see `M3Store`.
 
     Returns:
         What was done, and whether both sides are the same (`verified`).
@@ -97,8 +99,8 @@ def migrate(
     """
     _check(source, target, batch)
     with (
-        side(source, collection, retries) as one,
-        side(target, target_collection or collection, retries) as two,
+        side(source, collection, retries, ca_file=ca_file) as one,
+        side(target, target_collection or collection, retries, ca_file=ca_file) as two,
     ):
         work = _Migration(one, two, batch, progress)
         try:
@@ -118,12 +120,13 @@ async def amigrate(
     batch: int = 256,
     progress: bool = False,
     retries: Retries | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> MigrationReport:
     """`migrate` for asyncio. Cancelled, it leaves what was copied: run it again for the rest."""
     _check(source, target, batch)
     async with (
-        aside(source, collection, retries) as one,
-        aside(target, target_collection or collection, retries) as two,
+        aside(source, collection, retries, ca_file=ca_file) as one,
+        aside(target, target_collection or collection, retries, ca_file=ca_file) as two,
     ):
         work = _Migration(one, two, batch, progress)
         try:

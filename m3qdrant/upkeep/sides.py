@@ -134,12 +134,15 @@ def side(
     retries: Retries | None,
     *,
     read_only: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> Iterator[Side]:
     """A side, whose client is closed at the end where it was made here.
 
     With `read_only` a directory is looked at, and nothing under it changes.
     """
-    client, owned = transport.connect(location, read_only=read_only)
+    client, owned = transport.connect(
+        location, read_only=read_only, retries=retries, ca_file=ca_file
+    )
     try:
         yield Side(client, transport.describe(location), collection, retries or Retries())
     finally:
@@ -154,9 +157,12 @@ async def aside(
     retries: Retries | None,
     *,
     read_only: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Side]:
     """`side` for asyncio."""
-    client, owned = await transport.aconnect(location, read_only=read_only)
+    client, owned = await transport.aconnect(
+        location, read_only=read_only, retries=retries, ca_file=ca_file
+    )
     try:
         yield Side(client, transport.describe(location), collection, retries or Retries())
     finally:

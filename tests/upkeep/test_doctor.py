@@ -415,6 +415,8 @@ def test_a_server_is_examined_over_the_wire(
         findings = world.examine(server.url)
         only(findings, "warning", "server 1.13.0 is too old for metadata", "upgrade it to 1.16")
         only(findings, "note", "year", "create_payload_index('docs', 'lang', 'keyword')")
+        (told,) = [f for f in findings if "it is asked over REST (no gRPC port" in f.what]
+        assert told.severity == "ok"
         assert "k3y" not in str(findings)
         server.script("GET", "/docs$", *[Status(403)])
         assert only(world.examine(server.url), "error").collection == "docs"
