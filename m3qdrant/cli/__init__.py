@@ -4,7 +4,7 @@ The files:
 
     documents     ingest, export, delete
     searching     search, demo
-    collections   info, doctor, optimize, migrate
+    collections   info, doctor, index, optimize, migrate
     checking      verify
 """
 

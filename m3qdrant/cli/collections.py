@@ -1,4 +1,4 @@
-"""info, doctor, optimize, migrate: collections as a whole."""
+"""info, doctor, index, optimize, migrate: collections as a whole."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from m3qdrant.cli.common import (
     interruptible,
     open_documents,
     print_json,
+    typed,
 )
 from m3qdrant.cli.program import app
+from m3qdrant.errors import InputError
 
 if TYPE_CHECKING:
     from m3qdrant.store import M3Store
@@ -68,6 +70,43 @@ def doctor(
         print_findings(findings)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def index(
+    fields: Annotated[
+        list[str],
+        typer.Argument(
+            help="FIELD=TYPE, one or several; TYPE is keyword, integer, float, bool, datetime, "
+            "uuid, text or geo, as the field's values are."
+        ),
+    ],
+    location: Location,
+    collection: Collection = "documents",
+    ca_file: CaFile = None,
+    as_json: Json = False,
+) -> None:
+    """Index payload fields of a collection that is there, for filters by them.
+
+    A filter on a field without an index looks at every payload, and a server in strict mode
+    refuses it. `ingest --schema` makes indexes too.
+    """
+    wanted = dict(_field_and_kind(typed(each)) for each in fields)
+    with open_documents(location, collection, ca_file) as store:
+        made = store.index(wanted)  # type: ignore[arg-type]  # which says what is no kind
+        there = dict(store.schema.payload_indexes) if store.schema is not None else {}
+    if as_json:
+        print_json({"made": made, "payload_indexes": there})
+        return
+    for field, kind in wanted.items():
+        print(f"{field}: {'indexed as' if field in made else 'was indexed already as'} {kind}")
+
+
+def _field_and_kind(text: str) -> tuple[str, str]:
+    field, equals, kind = text.rpartition("=")
+    if not (field and equals and kind):
+        raise InputError(f"{text!r}: give FIELD=TYPE, such as year=integer")
+    return field, kind
 
 
 @app.command()

@@ -191,14 +191,14 @@ def open_store(
     if model is None or wanted is not None:
         try:
             with M3Store(location, collection, create=False, ca_file=ca_file) as store:
-                info = store.info()
+                there, stored_with = store.schema, store.model
         except CollectionNotFoundError:
             if not create:
                 raise
             model = model or "m3-tiny"
         else:
-            wanted = _schema(info.schema, schema)
-            model = model or info.model
+            wanted = _schema(there or M3Schema(), schema)
+            model = model or stored_with
         if model is None:
             raise InputError(
                 f"collection {collection!r} does not say which model its vectors come from: "

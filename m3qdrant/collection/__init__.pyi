@@ -36,6 +36,9 @@ from .search import Search as Search
 from .search import SearchOptions as SearchOptions
 from .search import check_queries as check_queries
 from .search import one_query as one_query
+from .strict import StrictMode as StrictMode
+from .strict import kept_to as kept_to
+from .through import through as through
 from .unit import MOST_COSINE as MOST_COSINE
 from .unit import lengths_allowed as lengths_allowed
 from .versions import FEATURES as FEATURES

@@ -85,6 +85,18 @@ class StoreBase(Generic[C]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._collection.location!r}, {self.collection!r})"
 
+    @property
+    def schema(self) -> M3Schema | None:
+        """All storage options of the collection; None before it exists, or is opened."""
+        layout = self._collection.layout
+        return None if layout is None else layout.schema
+
+    @property
+    def model(self) -> str | None:
+        """Name of the checkpoint that the collection's vectors come from, where it says so."""
+        layout = self._collection.layout
+        return layout.model.name if layout is not None and layout.model is not None else None
+
     def __reduce__(self) -> NoReturn:
         raise InputError(
             f"{self!r} is a connection, which can't be pickled or copied: pass its arguments (an "

@@ -19,6 +19,7 @@ from m3qdrant.collection import (
     Document,
     Hit,
     Id,
+    IndexKind,
     M3Schema,
     Search,
     SearchOptions,
@@ -117,7 +118,7 @@ class M3Store(StoreBase[QdrantBase]):
             if not self._opened:
                 connected = connect(self._location, **self._connecting)
                 self.client, self._owned = connected
-                self._runner = Runner(self.client, str(self._collection), self._retries)
+                self._runner = Runner(self.client, self._collection, self._retries)
                 try:
                     self._run(self._collection.open(capabilities_of(self.client)))
                     if self._collection.is_former:
@@ -248,6 +249,23 @@ class M3Store(StoreBase[QdrantBase]):
         """
         self.open()
         return self._run(self._collection.optimize())
+
+    def index(self, fields: Mapping[str, IndexKind]) -> list[str]:
+        """Index payload fields, which filters on large collections want, and strict mode asks for.
+
+        Args:
+            fields: payload keys, and the kind of their values: "keyword", "integer", "float",
+                "bool", "datetime", "uuid", "text" or "geo".
+
+        Returns:
+            Those that had no such index. In-memory mode has none at all.
+
+        Raises:
+            InputError: a key or a kind is none.
+            CollectionNotFoundError: the collection has not been made yet.
+        """
+        self.open()
+        return self._run(self._collection.index(fields))
 
     # -- reading
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -151,6 +152,30 @@ _TOO_LARGE = (
     "no limit (a server's default over REST is 32 MB)"
 )
 
+_UNINDEXED = re.compile(
+    r'Index required but not found for "(?P<field>.+)"(?: of one of the following types: '
+    r"\[(?P<kinds>[^\]]*)\])?"
+)
+_KINDS = ("keyword", "integer", "float", "datetime", "bool", "uuid", "text", "geo")
+"""Of indexes, the one to be told of first where several would do."""
+
+
+def _index_remedy(words: str) -> str:
+    """What to do about a filter that strict mode refuses; empty of other refusals."""
+    found = _UNINDEXED.search(words)
+    if found is None:
+        return ""
+    field, named = found["field"], re.findall(r"\w+", found["kinds"] or "keyword, integer")
+    kinds = [kind for kind in _KINDS if kind in named] or ["keyword"]
+    schema = json.dumps({"payload_indexes": {field: kinds[0]}}, ensure_ascii=False)
+    others = f" (or {', '.join(kinds[1:])}, as its values are)" if kinds[1:] else ""
+    return (
+        f"; the collection is in strict mode: index the field first, by m3qdrant index "
+        f"{shlex.quote(f'{field}={kinds[0]}')}{others} with this --location and --collection, or "
+        f"by ingest --schema '{schema}'"
+    )
+
+
 _RESPONSES: dict[int, Failure] = {
     400: Failure(RequestRejectedError, _REFUSED),
     401: Failure(AccessDeniedError, _DENIED),
@@ -193,7 +218,8 @@ def _of_response(error: UnexpectedResponse) -> Failure:
     elif found is None:
         found = Failure(RequestRejectedError, _REFUSED)
     after = _retry_after(error.headers) if found.again != "never" else None
-    return replace(found, reason=_fill(found.reason, code, words), after_s=after)
+    reason = _fill(found.reason, code, words) + _index_remedy(words)
+    return replace(found, reason=reason, after_s=after)
 
 
 def _fill(reason: str, code: object, words: str) -> str:
@@ -325,7 +351,7 @@ def _of_grpc(error: RpcError) -> Failure:
     found = _CODES.get(code, Failure(EngineError, "{code}{words}"))
     if code is StatusCode.UNAVAILABLE and words.startswith("failed to connect"):
         found = replace(found, again="always")
-    return replace(found, reason=_fill(found.reason, code.name, words))
+    return replace(found, reason=_fill(found.reason, code.name, words) + _index_remedy(words))
 
 
 # -- in-memory mode, and mistakes that a client finds itself

@@ -23,7 +23,16 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 from rich.filesize import decimal
 
-from m3qdrant.collection import FEATURES, Capabilities, Layout, Steps, calls, supports
+from m3qdrant.collection import (
+    FEATURES,
+    Capabilities,
+    Layout,
+    Steps,
+    StrictMode,
+    calls,
+    kept_to,
+    supports,
+)
 from m3qdrant.edge import collection_names, verify_files
 from m3qdrant.errors import (
     CollectionNotFoundError,
@@ -325,6 +334,13 @@ def facts(
 ) -> Steps[Facts]:
     """What Qdrant says of a collection, in a few calls; and its points, all or a sample, read."""
     info = yield from calls.get_collection(name)
+    strict = StrictMode.of(info)
+    return (yield from kept_to(lambda: strict, _facts(name, info, capabilities, quick, bar)))
+
+
+def _facts(
+    name: str, info: models.CollectionInfo, capabilities: Capabilities, quick: bool, bar: Bar
+) -> Steps[Facts]:
     points = (yield from calls.count(name)).count
     sample, _ = yield from calls.scroll(name, limit=_SAMPLE, with_payload=True)
     found = Facts(name, capabilities, info, points, sample)

@@ -28,7 +28,7 @@ from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection import OPTIMIZE_POINTS, batches_by_size, calls, json_size
+from m3qdrant.collection import OPTIMIZE_POINTS, StrictMode, batches_by_size, calls, json_size
 from m3qdrant.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -162,7 +162,9 @@ class _Migration:
         if source.place == target.place and source.name == target.name:
             raise InputError(f"{source} is both source and target: choose another name or place")
         info = yield from _source_info(source)
+        source = self._source = replace(source, strict=StrictMode.of(info))
         found = yield from _prepare_target(source, target, info)
+        target = self._target = replace(target, strict=StrictMode.of(found))
         allowed = rounding(found.config.params)
         with self._bar("copying", (yield from _count(source))) as advance:
             yield from self._copy(found, allowed, advance)
