@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import gc
 import json
 import os
@@ -216,14 +217,28 @@ def _check_location(location: str) -> None:
 
 
 def _schema(base: M3Schema, options: dict[str, Any] | None) -> M3Schema | None:
-    """`base` with the options that the user names; None where there are none."""
+    """`base` with the options that the user names; None where there are none.
+
+    Qdrant's own names are taken too, where one option of ours is the same thing.
+    """
+    from m3qdrant.collection import MEANT, QDRANTS_NAMES
+
     if options is None:
         return None
     known = [field.name for field in dataclasses.fields(base)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InputError(f"--schema: there is no {unknown[0]!r}; there are {', '.join(known)}")
-    return dataclasses.replace(base, **options)
+    ours: dict[str, Any] = {}
+    named: dict[str, str] = {}
+    for name, value in options.items():
+        meant = QDRANTS_NAMES.get(name, name)
+        if meant in named:
+            both = f"{named[meant]!r} and {name!r}"
+            raise InputError(f"--schema: {both} are one option: give one of them")
+        if meant not in known:
+            instead = MEANT.get(name) or difflib.get_close_matches(name, known, 1, 0.8)
+            hint = f"do you mean {' or '.join(instead)}? " if instead else ""
+            raise InputError(f"--schema: there is no {name!r}; {hint}there are {', '.join(known)}")
+        ours[meant], named[meant] = value, name
+    return dataclasses.replace(base, **ours)
 
 
 def print_json(value: object) -> None:

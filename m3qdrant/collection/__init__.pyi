@@ -30,6 +30,8 @@ from .provenance import LONGEST as LONGEST
 from .provenance import Provenance as Provenance
 from .provenance import vector_options as vector_options
 from .requests import EmbeddedQuery as EmbeddedQuery
+from .schema import MEANT as MEANT
+from .schema import QDRANTS_NAMES as QDRANTS_NAMES
 from .schema import IndexKind as IndexKind
 from .schema import M3Schema as M3Schema
 from .search import Search as Search

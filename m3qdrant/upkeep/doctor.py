@@ -87,6 +87,7 @@ def examine(
     try:
         with side(location, None, None, read_only=True, ca_file=ca_file) as place:
             look = _Look(place, collection, quick, progress)
+            findings += drive(look.names())
             findings += look.directory()
             return findings + drive(look.steps())
     except InputError:
@@ -109,6 +110,7 @@ async def aexamine(
     try:
         async with aside(location, None, None, read_only=True, ca_file=ca_file) as place:
             look = _Look(place, collection, quick, progress)
+            findings += await adrive(look.names())
             findings += await asyncio.to_thread(look.directory)
             return findings + await adrive(look.steps())
     except InputError:
@@ -245,6 +247,22 @@ class _Look:
         self._wanted = wanted
         self._quick = quick
         self._progress = progress
+
+    def names(self) -> Directed[list[Finding]]:
+        """What collections are called beside their names; an alias stands for its collection."""
+        try:
+            answer = yield from self._place.ask(calls.get_aliases())
+        except M3QdrantError:  # what stands in the way of this stands in the way of all
+            return []
+        stands_for = {each.alias_name: each.collection_name for each in answer.aliases}
+        if self._wanted is None:
+            said = [f"{alias!r} for {name!r}" for alias, name in sorted(stands_for.items())]
+            return [Finding("ok", f"aliases: {', '.join(said)}")] if said else []
+        alias, self._wanted = self._wanted, stands_for.get(self._wanted, self._wanted)
+        if alias == self._wanted:
+            return []
+        what = f"{alias!r} is an alias of {self._wanted!r}, which is looked at"
+        return [Finding("ok", what, None, self._wanted)]
 
     def directory(self) -> list[Finding]:
         """What is found in the directory of an engine that has one."""
