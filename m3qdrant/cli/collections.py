@@ -11,6 +11,7 @@ from m3qdrant.cli.common import (
     Collection,
     Json,
     Location,
+    RetryFor,
     interruptible,
     open_documents,
     print_json,
@@ -168,6 +169,7 @@ def migrate(
         str | None, typer.Option(help="Its name at the target (default: the same).")
     ] = None,
     batch: Annotated[int, typer.Option(help="The most points held at once.", min=1)] = 256,
+    retry_for: RetryFor = 60,
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
@@ -175,6 +177,7 @@ def migrate(
 
     Run again, it goes on where it was cut off, and catches up with a source that has changed.
     """
+    from m3qdrant.transport import Retries
     from m3qdrant.upkeep import migrate as run
 
     with interruptible("what was copied stays, run it again for the rest"):
@@ -185,6 +188,7 @@ def migrate(
             target_collection,
             batch=batch,
             progress=not as_json,
+            retries=Retries.lasting(retry_for),
             ca_file=ca_file,
         )
     if as_json:

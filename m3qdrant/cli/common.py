@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from m3qdrant.collection import M3Schema
     from m3qdrant.encode import M3Encoder
     from m3qdrant.store import M3Store
+    from m3qdrant.transport import Retries
 
 __all__ = [
     "CaFile",
@@ -34,6 +35,7 @@ __all__ = [
     "Location",
     "Mode",
     "Model",
+    "RetryFor",
     "interruptible",
     "load",
     "open_documents",
@@ -65,6 +67,13 @@ Collection = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(help="BAAI/bge-m3 or another hub id, m3-tiny (bundled), or a directory."),
+]
+RetryFor = Annotated[
+    float,
+    typer.Option(
+        help="Seconds to go on trying where a server does not answer, such as for a restart.",
+        min=0,
+    ),
 ]
 Filter = Annotated[
     str | None, typer.Option(help='JSON, e.g. \'{"lang": "de", "year": {"gte": 2020}}\'.')
@@ -171,6 +180,7 @@ def open_store(
     create: bool,
     schema: dict[str, Any] | None = None,
     ca_file: Path | None = None,
+    retries: Retries | None = None,
 ) -> Iterator[M3Store]:
     """The store, with the encoder its vectors come from, or the one the user names.
 
@@ -182,6 +192,7 @@ def open_store(
         schema: storage options of a new collection, by name; of an existing one they must be as
             they are, but for payload indexes.
         ca_file: certificate authorities of a server.
+        retries: how long to go on where a server does not answer.
     """
     with loading():
         from m3qdrant.collection import M3Schema
@@ -191,7 +202,9 @@ def open_store(
     wanted = _schema(M3Schema(), schema)
     if model is None or wanted is not None:
         try:
-            with M3Store(location, collection, create=False, ca_file=ca_file) as store:
+            with M3Store(
+                location, collection, create=False, ca_file=ca_file, retries=retries
+            ) as store:
                 there, stored_with = store.schema, store.model
         except CollectionNotFoundError:
             if not create:
@@ -206,7 +219,13 @@ def open_store(
                 "give it with --model"
             )
     with M3Store(
-        location, collection, load(model), wanted, create=create, ca_file=ca_file
+        location,
+        collection,
+        load(model),
+        wanted,
+        create=create,
+        ca_file=ca_file,
+        retries=retries,
     ) as store:
         yield store
 

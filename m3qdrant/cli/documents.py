@@ -17,6 +17,7 @@ from m3qdrant.cli.common import (
     Json,
     Location,
     Model,
+    RetryFor,
     interruptible,
     open_documents,
     open_store,
@@ -95,6 +96,7 @@ def ingest(
             help="Build the embedded engine's indexes afterwards (default: where it is time).",
         ),
     ] = None,
+    retry_for: RetryFor = 60,
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
@@ -123,6 +125,7 @@ def ingest(
         split_documents,
         splitter,
     )
+    from m3qdrant.transport import Retries
 
     handling = check_long_documents(long_documents)
     options = parse_object("--schema", schema)
@@ -138,7 +141,13 @@ def ingest(
     with (
         interruptible("what was stored stays, run it again for the rest"),
         open_store(
-            location, collection, model, create=True, schema=options, ca_file=ca_file
+            location,
+            collection,
+            model,
+            create=True,
+            schema=options,
+            ca_file=ca_file,
+            retries=Retries.lasting(retry_for),
         ) as store,
     ):
         # files' documents with the lines that couldn't be read, which the report takes too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import tenacity
 
 from m3qdrant.errors import InputError, M3QdrantError
+from m3qdrant.progress import tell
 from m3qdrant.transport.failures import Failure, as_ours
 
 __all__ = ["DEFAULT", "Retries", "Tries"]
@@ -32,12 +34,24 @@ class Retries:
         budget_s: no try begins later than this after the first one.
         first_wait_s: bound of the first wait, in seconds.
         longest_wait_s: bound of the longest.
+        told: show in the progress bar what is waited for.
     """
 
     attempts: int = 6
     budget_s: float = 120.0
     first_wait_s: float = 0.5
     longest_wait_s: float = 20.0
+    told: bool = False
+
+    @classmethod
+    def lasting(cls, seconds: float) -> Retries:
+        """As many tries as it takes for so long: a server that is started again is away a while.
+
+        What is waited for is told.
+        """
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise InputError(f"retry_for is {seconds!r}: give seconds, 0 or more")
+        return cls(sys.maxsize if seconds else 1, seconds, longest_wait_s=5.0, told=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or self.attempts < 1:
@@ -121,3 +135,8 @@ class Tries:
         assert self.last is not None
         reason = Failure.of(self.last).reason
         log.info("%s failed, trying again in %.1f s: %s", self._what, state.upcoming_sleep, reason)
+        if self._retries.told:
+            left = self._retries.budget_s - (time.monotonic() - self._began)
+            short = reason.split(": ")[0]
+            text = f"{self._what} waits: {short}; trying for {left:.0f} s more"
+            tell(text, again=self._count > 1)

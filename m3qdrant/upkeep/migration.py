@@ -176,7 +176,9 @@ class _Migration:
     def leave(self) -> Directed[None]:
         """Where it was interrupted while it copied: leave the cursor, for the next run."""
         if self._cursor is not None:
-            yield from self._target.ask(calls.update_collection(self._target.name, self._cursor))
+            # whoever presses Ctrl-C while a server is away does not wait for it
+            target = replace(self._target, retries=Retries(attempts=1))
+            yield from target.ask(calls.update_collection(target.name, self._cursor))
 
     def _bar(self, label: str, total: int) -> contextlib.AbstractContextManager[Advance]:
         return progress_bar(label, total, self._progress, "points")
