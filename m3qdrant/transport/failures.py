@@ -142,9 +142,7 @@ class _Page(HTMLParser):
 
 # -- REST
 
-_DENIED = (
-    "the server denies access ({code}){words}; QDRANT_API_KEY must hold a key with this right"
-)
+_DENIED = "the server denies access ({code}){words}; {key}"
 _REFUSED = "the server refuses the request ({code}){words}"
 _TROUBLED = "the server is in trouble ({code}){words}"
 _TOO_LARGE = (
@@ -223,7 +221,27 @@ def _of_response(error: UnexpectedResponse) -> Failure:
 
 
 def _fill(reason: str, code: object, words: str) -> str:
+    reason = reason.replace("{key}", _key_remedy(words))
     return reason.replace("{code}", str(code)).replace("{words}", _quote(words))
+
+
+def _key_remedy(words: str) -> str:
+    """What to do about a key, by the server's words."""
+    for found, remedy in _KEY_REMEDIES.items():
+        if found in words:
+            return remedy
+    return "QDRANT_API_KEY must hold a key with this right"
+
+
+_KEY_REMEDIES = {
+    "ExpiredSignature": "the token in QDRANT_API_KEY has expired: set a new one, and run it again",
+    "InvalidSignature": "the token in QDRANT_API_KEY is not signed with this server's key",
+    "Must provide": "set QDRANT_API_KEY to one of its keys",
+    "Invalid API key": "QDRANT_API_KEY holds no key of this server's: set one that is",
+    "Global manage": "the key in QDRANT_API_KEY has no right to change this (it may only read, or "
+    "is for some collections): set one that has",
+    "Write access": "the key in QDRANT_API_KEY may only read this: set one that may write",
+}
 
 
 def _words(content: bytes) -> str:
