@@ -278,7 +278,7 @@ def _of_connection(source: Exception) -> Failure:
         return Failure(
             ServerUnavailableError,
             f"its certificate is not trusted ({text}): where an authority of your own made it, "
-            "give that one's PEM file: ca_file=, or QDRANT_CA_FILE",
+            "give that one's PEM file: ca_file= (--ca-file), or QDRANT_CA_FILE",
         )
     if _is_tls(source):
         return Failure(

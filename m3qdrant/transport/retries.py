@@ -47,7 +47,8 @@ class Retries:
     def lasting(cls, seconds: float) -> Retries:
         """As many tries as it takes for so long: a server that is started again is away a while.
 
-        What is waited for is told.
+        What is waited for is told. A server that is there, and says when to come back
+        (Retry-After), is come back to for two minutes at least.
         """
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise InputError(f"retry_for is {seconds!r}: give seconds, 0 or more")
@@ -91,12 +92,10 @@ class Tries:
 
     def policy(self) -> dict[str, Any]:
         """The arguments of tenacity's controllers."""
-        retries = self._retries
         return {
             "retry": tenacity.retry_if_exception(self._passes),
             "wait": self._wait,
-            "stop": tenacity.stop_after_attempt(retries.attempts)
-            | tenacity.stop_before_delay(retries.budget_s),
+            "stop": self._is_over,
             "before_sleep": self._log,
         }
 
@@ -130,6 +129,17 @@ class Tries:
             if after is None
             else after + random.uniform(0, retries.first_wait_s)
         )
+
+    def _is_over(self, state: tenacity.RetryCallState) -> bool:
+        """Whether that was the last try, or the next one would begin too late."""
+        assert self.last is not None
+        if state.attempt_number >= self._retries.attempts:
+            return True
+        budget = self._retries.budget_s
+        if self._retries.told and Failure.of(self.last).after_s is not None:
+            budget = max(budget, DEFAULT.budget_s)  # it is there, and says when to come back
+        begun = state.seconds_since_start or 0.0
+        return begun + state.upcoming_sleep >= budget
 
     def _log(self, state: tenacity.RetryCallState) -> None:
         assert self.last is not None

@@ -22,7 +22,7 @@ from m3qdrant.errors import InputError, ServerUnavailableError
 from m3qdrant.transport import Retries
 from m3qdrant.upkeep import migrate
 from tests.servers.node import free_port, node
-from tests.servers.rest import RestServer
+from tests.servers.rest import RestServer, Status
 from tests.transport.callers import Callers
 from tests.transport.calls import count, create
 
@@ -98,6 +98,19 @@ def test_the_time_is_kept(caller: Callers, told: list[str]) -> None:
     with pytest.raises(ServerUnavailableError, match="failed: nothing answers"):
         caller(url, retries=Retries.lasting(0))
     assert not told
+
+
+def test_a_server_that_says_when_to_come_back_is_come_back_to(
+    caller: Callers, rest_server: RestServer, told: list[str]
+) -> None:
+    asked = caller(rest_server.url)
+    asked.run(create())
+    rest_server.script("POST", "count$", Status(429, headers={"Retry-After": "1"}))
+    assert asked.run(count(), retries=Retries.lasting(0.5)) == 0
+    assert "waits: the server takes no more requests for now" in told[0]
+    rest_server.script("POST", "count$", Status(429, headers={"Retry-After": "1"}))
+    with pytest.raises(ServerUnavailableError):
+        asked.run(count(), retries=Retries(budget_s=0.5))
 
 
 @pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "60"])
