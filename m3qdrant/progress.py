@@ -1,12 +1,36 @@
-"""One progress bar for all long work: rich's, on stderr, so that stdout is left to results."""
+"""One progress bar for all long work: rich's, on stderr, so that stdout is left to results.
+
+What keeps the work waiting is told there too, or, where no bar is shown, to whoever `listen`s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "progress_bar"]
+__all__ = ["Advance", "listen", "progress_bar", "tell"]
+
+_bars: list[Callable[[str, bool], None]] = []  # the one that was begun last is told
+_listeners: list[Callable[[str], None]] = []
+
+
+def listen(listener: Callable[[str], None]) -> None:
+    """Have this called with what keeps work waiting that shows no bar."""
+    _listeners[:] = [listener]
+
+
+def tell(text: str, again: bool = False) -> None:
+    """Tell what keeps the work waiting.
+
+    Args:
+        text: in one line.
+        again: it was told before, and only its numbers are new.
+    """
+    if _bars:
+        _bars[-1](text, again)
+    elif _listeners and not again:
+        _listeners[0](text)
 
 
 class Advance(Protocol):
@@ -46,15 +70,26 @@ def progress_bar(
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", style="yellow", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, rate="")
+        task = bar.add_task(label, total=total, rate="", note="")
+
+        def note(text: str, again: bool) -> None:
+            if bar.console.is_terminal:
+                bar.update(task, note=text)
+            elif not again:  # the bar itself is only printed at its end
+                bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         def advance(done: int, tokens: int | None = None) -> None:
             # over the whole run: chunks are few and uneven, the last one says little
             elapsed = bar.tasks[0].elapsed or 0.0
             rates = [(done, unit), *([(tokens, "tokens")] if tokens is not None else [])]
             rate = ", ".join(f"{n / elapsed:,.0f} {what}/s" for n, what in rates if elapsed)
-            bar.update(task, completed=done, rate=rate)
+            bar.update(task, completed=done, rate=rate, note="")
 
-        yield advance
+        _bars.append(note)
+        try:
+            yield advance
+        finally:
+            _bars.remove(note)

@@ -4,7 +4,7 @@ The files:
 
     documents     ingest, export, delete
     searching     search, demo
-    collections   info, doctor, optimize, migrate, pull
+    collections   info, doctor, index, optimize, migrate, pull
     checking      verify
 """
 

@@ -1,4 +1,4 @@
-"""info, doctor, optimize, migrate, pull: collections as a whole."""
+"""info, doctor, index, optimize, migrate, pull: collections as a whole."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3qdrant.cli.common import (
+    CaFile,
     Collection,
     Json,
     Location,
+    RetryFor,
     interruptible,
     open_documents,
     print_json,
+    typed,
 )
 from m3qdrant.cli.program import app
+from m3qdrant.errors import InputError
 
 if TYPE_CHECKING:
     from m3qdrant.store import M3Store
 
 
 @app.command()
-def info(location: Location, collection: Collection = "documents", as_json: Json = False) -> None:
+def info(
+    location: Location,
+    collection: Collection = "documents",
+    ca_file: CaFile = None,
+    as_json: Json = False,
+) -> None:
     """Show what a collection is and holds."""
-    with open_documents(location, collection) as store:
+    with open_documents(location, collection, ca_file) as store:
         facts = store.info().to_dict()
     if as_json:
         print_json(facts)
@@ -43,6 +52,7 @@ def doctor(
         bool,
         typer.Option("--quick", help="Read a sample of the points instead of all, and no files."),
     ] = False,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Look for what is wrong, or soon will be, and say what to do about it.
@@ -52,7 +62,7 @@ def doctor(
     """
     from m3qdrant.upkeep import examine
 
-    findings = examine(location, collection, quick=quick, progress=not as_json)
+    findings = examine(location, collection, quick=quick, progress=not as_json, ca_file=ca_file)
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:
@@ -64,8 +74,48 @@ def doctor(
 
 
 @app.command()
+def index(
+    fields: Annotated[
+        list[str],
+        typer.Argument(
+            help="FIELD=TYPE, one or several; TYPE is keyword, integer, float, bool, datetime, "
+            "uuid, text or geo, as the field's values are."
+        ),
+    ],
+    location: Location,
+    collection: Collection = "documents",
+    ca_file: CaFile = None,
+    as_json: Json = False,
+) -> None:
+    """Index payload fields of a collection that is there, for filters by them.
+
+    A filter on a field without an index looks at every payload, and a server in strict mode
+    refuses it. `ingest --schema` makes indexes too.
+    """
+    wanted = dict(_field_and_kind(typed(each)) for each in fields)
+    with open_documents(location, collection, ca_file) as store:
+        made = store.index(wanted)  # type: ignore[arg-type]  # which says what is no kind
+        there = dict(store.schema.payload_indexes) if store.schema is not None else {}
+    if as_json:
+        print_json({"made": made, "payload_indexes": there})
+        return
+    for field, kind in wanted.items():
+        print(f"{field}: {'indexed as' if field in made else 'was indexed already as'} {kind}")
+
+
+def _field_and_kind(text: str) -> tuple[str, str]:
+    field, equals, kind = text.rpartition("=")
+    if not (field and equals and kind):
+        raise InputError(f"{text!r}: give FIELD=TYPE, such as year=integer")
+    return field, kind
+
+
+@app.command()
 def optimize(
-    location: Location, collection: Collection = "documents", as_json: Json = False
+    location: Location,
+    collection: Collection = "documents",
+    ca_file: CaFile = None,
+    as_json: Json = False,
 ) -> None:
     """Merge segments and build the indexes now, on the embedded engine.
 
@@ -75,7 +125,7 @@ def optimize(
 
     with (
         interruptible("nothing was lost, run it again"),
-        open_documents(location, collection) as store,
+        open_documents(location, collection, ca_file) as store,
     ):
         builds = capabilities_of(store.client).optimizes
         before = _index_facts(store) if builds else {}
@@ -119,6 +169,8 @@ def migrate(
         str | None, typer.Option(help="Its name at the target (default: the same).")
     ] = None,
     batch: Annotated[int, typer.Option(help="The most points held at once.", min=1)] = 256,
+    retry_for: RetryFor = 60,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Copy a collection to another place, and verify each point there.
@@ -127,11 +179,19 @@ def migrate(
 
     Run again, it goes on where it was cut off, and catches up with a source that has changed.
     """
+    from m3qdrant.transport import Retries
     from m3qdrant.upkeep import migrate as run
 
     with interruptible("what was copied stays, run it again for the rest"):
         report = run(
-            source, target, collection, target_collection, batch=batch, progress=not as_json
+            source,
+            target,
+            collection,
+            target_collection,
+            batch=batch,
+            progress=not as_json,
+            retries=Retries.lasting(retry_for),
+            ca_file=ca_file,
         )
     if as_json:
         print_json(report.to_dict())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import gc
 import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from m3qdrant.collection import M3Schema
     from m3qdrant.encode import M3Encoder
     from m3qdrant.store import M3Store
+    from m3qdrant.transport import Retries
 
 __all__ = [
+    "CaFile",
     "Collection",
     "Filter",
     "Json",
@@ -31,6 +35,7 @@ __all__ = [
     "Location",
     "Mode",
     "Model",
+    "RetryFor",
     "interruptible",
     "load",
     "open_documents",
@@ -44,9 +49,17 @@ __all__ = [
 Location = Annotated[
     str,
     typer.Option(
-        help="A directory (embedded engine), or a server's http(s)://host:port, of a cluster "
-        "several nodes' with commas between; its API key is read from QDRANT_API_KEY.",
+        help="A directory (embedded engine), or a server's http(s)://host:port, with a reverse "
+        "proxy's path where there is one, and of a cluster several nodes' with commas between; "
+        "its API key is read from QDRANT_API_KEY.",
         envvar="M3QDRANT_LOCATION",
+    ),
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A server's own certificate authorities, in PEM, for REST and gRPC.",
+        envvar="QDRANT_CA_FILE",
     ),
 ]
 Collection = Annotated[
@@ -55,6 +68,13 @@ Collection = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(help="BAAI/bge-m3 or another hub id, m3-tiny (bundled), or a directory."),
+]
+RetryFor = Annotated[
+    float,
+    typer.Option(
+        help="Seconds to go on trying where a server does not answer, such as for a restart.",
+        min=0,
+    ),
 ]
 Filter = Annotated[
     str | None, typer.Option(help='JSON, e.g. \'{"lang": "de", "year": {"gte": 2020}}\'.')
@@ -143,13 +163,13 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
-def open_documents(location: str, collection: str) -> M3Store:
+def open_documents(location: str, collection: str, ca_file: Path | None = None) -> M3Store:
     """A store of a collection that is there, for what needs no model."""
     with loading():
         from m3qdrant.store import M3Store
 
     _check_location(location)
-    return M3Store(location, collection, create=False)
+    return M3Store(location, collection, create=False, ca_file=ca_file)
 
 
 @contextlib.contextmanager
@@ -160,6 +180,8 @@ def open_store(
     *,
     create: bool,
     schema: dict[str, Any] | None = None,
+    ca_file: Path | None = None,
+    retries: Retries | None = None,
 ) -> Iterator[M3Store]:
     """The store, with the encoder its vectors come from, or the one the user names.
 
@@ -170,6 +192,8 @@ def open_store(
         create: make it where there is none.
         schema: storage options of a new collection, by name; of an existing one they must be as
             they are, but for payload indexes.
+        ca_file: certificate authorities of a server.
+        retries: how long to go on where a server does not answer.
     """
     with loading():
         from m3qdrant.collection import M3Schema
@@ -179,21 +203,31 @@ def open_store(
     wanted = _schema(M3Schema(), schema)
     if model is None or wanted is not None:
         try:
-            with M3Store(location, collection, create=False) as store:
-                info = store.info()
+            with M3Store(
+                location, collection, create=False, ca_file=ca_file, retries=retries
+            ) as store:
+                there, stored_with = store.schema, store.model
         except CollectionNotFoundError:
             if not create:
                 raise
             model = model or "m3-tiny"
         else:
-            wanted = _schema(info.schema, schema)
-            model = model or info.model
+            wanted = _schema(there or M3Schema(), schema)
+            model = model or stored_with
         if model is None:
             raise InputError(
                 f"collection {collection!r} does not say which model its vectors come from: "
                 "give it with --model"
             )
-    with M3Store(location, collection, load(model), wanted, create=create) as store:
+    with M3Store(
+        location,
+        collection,
+        load(model),
+        wanted,
+        create=create,
+        ca_file=ca_file,
+        retries=retries,
+    ) as store:
         yield store
 
 
@@ -203,14 +237,28 @@ def _check_location(location: str) -> None:
 
 
 def _schema(base: M3Schema, options: dict[str, Any] | None) -> M3Schema | None:
-    """`base` with the options that the user names; None where there are none."""
+    """`base` with the options that the user names; None where there are none.
+
+    Qdrant's own names are taken too, where one option of ours is the same thing.
+    """
+    from m3qdrant.collection import MEANT, QDRANTS_NAMES
+
     if options is None:
         return None
     known = [field.name for field in dataclasses.fields(base)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InputError(f"--schema: there is no {unknown[0]!r}; there are {', '.join(known)}")
-    return dataclasses.replace(base, **options)
+    ours: dict[str, Any] = {}
+    named: dict[str, str] = {}
+    for name, value in options.items():
+        meant = QDRANTS_NAMES.get(name, name)
+        if meant in named:
+            both = f"{named[meant]!r} and {name!r}"
+            raise InputError(f"--schema: {both} are one option: give one of them")
+        if meant not in known:
+            instead = MEANT.get(name) or difflib.get_close_matches(name, known, 1, 0.8)
+            hint = f"do you mean {' or '.join(instead)}? " if instead else ""
+            raise InputError(f"--schema: there is no {name!r}; {hint}there are {', '.join(known)}")
+        ours[meant], named[meant] = value, name
+    return dataclasses.replace(base, **ours)
 
 
 def print_json(value: object) -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from m3qdrant.cli.common import (
+    CaFile,
     Collection,
     Filter,
     Json,
     Location,
     Model,
+    RetryFor,
     interruptible,
     open_documents,
     open_store,
@@ -94,6 +96,8 @@ def ingest(
             help="Build the embedded engine's indexes afterwards (default: where it is time).",
         ),
     ] = None,
+    retry_for: RetryFor = 60,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Encode files and store them; documents that are there as they are stay untouched.
@@ -121,6 +125,7 @@ def ingest(
         split_documents,
         splitter,
     )
+    from m3qdrant.transport import Retries
 
     handling = check_long_documents(long_documents)
     options = parse_object("--schema", schema)
@@ -135,7 +140,15 @@ def ingest(
     source.check()
     with (
         interruptible("what was stored stays, run it again for the rest"),
-        open_store(location, collection, model, create=True, schema=options) as store,
+        open_store(
+            location,
+            collection,
+            model,
+            create=True,
+            schema=options,
+            ca_file=ca_file,
+            retries=Retries.lasting(retry_for),
+        ) as store,
     ):
         # files' documents with the lines that couldn't be read, which the report takes too
         split = splitter(store.encoder, max_length)
@@ -179,6 +192,7 @@ def export(
     ] = None,
     text_field: TextField = "text",
     id_field: IdField = "id",
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Write documents as JSONL, one a line, as `ingest` reads them.
@@ -188,7 +202,7 @@ def export(
     """
     condition = parse_filter(filter)
     text_field, id_field = typed(text_field), typed(id_field)
-    with interruptible("run it again"), open_documents(location, collection) as store:
+    with interruptible("run it again"), open_documents(location, collection, ca_file) as store:
         if output is None:
             _export(store, condition, None, text_field, id_field, False)
             return
@@ -231,6 +245,7 @@ def delete(
     yes: Annotated[
         bool, typer.Option("--yes", help="Don't ask; needed with --filter in a script.")
     ] = False,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Delete documents by id, or all that satisfy a filter, and say how many there were."""
@@ -238,7 +253,7 @@ def delete(
     ids = [typed(id) for id in ids or ()]
     if bool(ids) == (condition is not None):
         raise InputError("give either ids or a --filter that says something")
-    with open_documents(location, collection) as store:
+    with open_documents(location, collection, ca_file) as store:
         if condition is not None and not yes:
             _confirm(store.count(condition), store.count())
         count = store.delete(ids or None, filter=condition)

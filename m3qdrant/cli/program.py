@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from m3qdrant import __version__
+from m3qdrant import __version__, progress
 from m3qdrant.errors import M3QdrantError
 
 __all__ = ["app", "main"]
@@ -33,8 +33,11 @@ def main() -> None:
     """Run the command line; any error of ours is one line on stderr and exit status 1."""
     _speak_utf8()
     warnings.showwarning = _show_warning
+    progress.listen(lambda text: print(text, file=sys.stderr, flush=True))
     # read when torch loads: threads that spin for work cost a busy machine half its speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # what goes wrong with a server is told by us: its library writes to stderr too
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         try:
             app()

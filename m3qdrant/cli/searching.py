@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3qdrant.cli.common import (
+    CaFile,
     Collection,
     Filter,
     Json,
@@ -63,6 +64,7 @@ def search(
         int | None, typer.Option(help="Neighbours that the HNSW search keeps in sight.", min=1)
     ] = None,
     model: Model = None,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Search a collection with the model that its vectors come from."""
@@ -81,7 +83,7 @@ def search(
     asked = Search(
         mode, limit, candidates, _parse_weights(weights), parse_filter(filter), **options
     )
-    with open_store(location, collection, model, create=False) as store:
+    with open_store(location, collection, model, create=False, ca_file=ca_file) as store:
         hits = store.search(
             question, mode, limit, candidates, asked.weights, asked.filter, **options
         )

@@ -30,12 +30,17 @@ from .provenance import LONGEST as LONGEST
 from .provenance import Provenance as Provenance
 from .provenance import vector_options as vector_options
 from .requests import EmbeddedQuery as EmbeddedQuery
+from .schema import MEANT as MEANT
+from .schema import QDRANTS_NAMES as QDRANTS_NAMES
 from .schema import IndexKind as IndexKind
 from .schema import M3Schema as M3Schema
 from .search import Search as Search
 from .search import SearchOptions as SearchOptions
 from .search import check_queries as check_queries
 from .search import one_query as one_query
+from .strict import StrictMode as StrictMode
+from .strict import kept_to as kept_to
+from .through import through as through
 from .unit import MOST_COSINE as MOST_COSINE
 from .unit import lengths_allowed as lengths_allowed
 from .versions import FEATURES as FEATURES

@@ -36,6 +36,7 @@ __all__ = [
     "create_collection",
     "create_payload_index",
     "delete",
+    "get_aliases",
     "get_collection",
     "get_collections",
     "info",
@@ -101,6 +102,11 @@ def collection_cluster_info(name: str) -> Call[models.CollectionClusterInfo]:
 def get_collections() -> Call[models.CollectionsResponse]:
     """The names of all collections."""
     return Call("get_collections", {})
+
+
+def get_aliases() -> Call[models.CollectionsAliasesResponse]:
+    """All other names of collections."""
+    return Call("get_aliases", {})
 
 
 # -- a collection

@@ -12,9 +12,9 @@ from m3qdrant.collection.calls import CollectionSettings
 from m3qdrant.collection.schema import CHOICES, CLUSTER, M3Schema
 from m3qdrant.errors import InputError
 from m3qdrant.limits import most_tokens
-from m3qdrant.names import COLBERT, DENSE, METADATA, SPARSE
+from m3qdrant.names import COLBERT, DENSE, METADATA, OURS, SPARSE
 
-__all__ = ["Index", "Layout", "ModelId"]
+__all__ = ["OUR_INDEX", "Index", "Layout", "ModelId"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Index(NamedTuple):
 
     field: str
     kind: models.PayloadSchemaType | models.PayloadSchemaParams
+
+
+OUR_INDEX = Index(f"{OURS}.id", models.PayloadSchemaType.KEYWORD)
+"""Of what this package filters by itself; there where a collection's strict mode asks for it."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +304,7 @@ def _read_schema(
         payload_indexes={
             field: index.data_type.value
             for field, index in (info.payload_schema or {}).items()
-            if field != tenant
+            if field not in (tenant, OUR_INDEX.field)
         },
         tenant=tenant,
         # an engine without a cluster sets none of these, whatever the model's defaults are

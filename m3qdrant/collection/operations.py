@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from qdrant_client import models
 
 from m3qdrant.collection import adoption, calls, versions
-from m3qdrant.collection.calls import Steps
+from m3qdrant.collection.calls import Call, Steps
 from m3qdrant.collection.capabilities import Capabilities, Engine
 from m3qdrant.collection.documents import Document, document_id_of, point_id
 from m3qdrant.collection.filters import as_filter, says_nothing
 from m3qdrant.collection.hits import Hit
-from m3qdrant.collection.layout import Index, Layout, ModelId
-from m3qdrant.collection.schema import ColbertDatatype, M3Schema
-from m3qdrant.collection.search import Search
+from m3qdrant.collection.layout import OUR_INDEX, Index, Layout, ModelId
+from m3qdrant.collection.schema import ColbertDatatype, IndexKind, M3Schema
+from m3qdrant.collection.search import DEFAULT_OVERSAMPLING, Search
+from m3qdrant.collection.strict import StrictMode, kept_to
 from m3qdrant.errors import (
     AccessDeniedError,
     CollectionExistsError,
@@ -33,6 +34,7 @@ from m3qdrant.errors import (
     SchemaMismatchError,
     UnsupportedError,
 )
+from m3qdrant.names import DENSE, SPARSE
 from m3qdrant.rows import values
 from m3qdrant.scalars import plain_scalar
 
@@ -43,6 +45,8 @@ __all__ = ["OPTIMIZE_POINTS", "Collection", "Id", "StoreInfo", "as_ids", "is_one
 
 Id: TypeAlias = str | int | uuid.UUID | Decimal | PurePath | date
 """What may name a document. `Hit.id` and `Document.id` are its string."""
+
+T = TypeVar("T")
 
 _PAGE = 256
 
@@ -67,6 +71,7 @@ class StoreInfo:
         colbert_dim: width of the ColBERT vectors.
         colbert_datatype: how ColBERT vectors are stored.
         schema: all storage options.
+        protocol: of a server, whether it is asked over gRPC or REST, and why; None elsewhere.
     """
 
     location: str
@@ -78,6 +83,7 @@ class StoreInfo:
     colbert_dim: int
     colbert_datatype: ColbertDatatype
     schema: M3Schema
+    protocol: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -96,6 +102,7 @@ class Collection:
         location: where it is, for messages.
         layout: how it is laid out; None until it exists.
         server_version: of a server, e.g. "1.16.0", once `open` has asked.
+        strict: what its strict mode allows, which `kept` keeps to.
     """
 
     def __init__(
@@ -122,6 +129,7 @@ class Collection:
         self.location = location
         self.layout: Layout | None = None
         self.server_version: str | None = None
+        self.strict = StrictMode()
         self._capabilities: Capabilities | None = None
         self._schema = schema
         self._model = model
@@ -137,6 +145,10 @@ class Collection:
         """What the engine can do, once it is `open`."""
         assert self._capabilities is not None, "the collection isn't open yet"
         return self._capabilities
+
+    def kept(self, steps: Call[T] | Steps[T]) -> Steps[T]:
+        """An operation on it, kept to its strict mode."""
+        return kept_to(lambda: self.strict, steps)
 
     # -- its making
 
@@ -173,7 +185,7 @@ class Collection:
                 wrong,
             )
         assert isinstance(found, Layout)
-        self.layout = found
+        self.layout, self.strict = found, StrictMode.of(info)
         yield from self._make_indexes(self._wanted(found).missing_indexes(info))
         return found
 
@@ -194,6 +206,8 @@ class Collection:
             return (yield from self._read())
         self.layout = layout
         yield from self._make_indexes(layout.indexes())
+        if self.capabilities.remote:  # whose operator may set one for every new collection
+            self.strict = StrictMode.of((yield from calls.get_collection(self.name)))
         return layout
 
     @property
@@ -258,6 +272,28 @@ class Collection:
         for field, kind in indexes:
             yield from calls.create_payload_index(self.name, field, kind)
 
+    def index(self, kinds: Mapping[str, IndexKind]) -> Steps[list[str]]:
+        """Index payload fields; those that had no such index.
+
+        Raises:
+            CollectionNotFoundError: it has not been made yet.
+        """
+        if self.layout is None:
+            raise (yield from self._not_found())
+        wanted = replace(self.layout, schema=M3Schema(payload_indexes=kinds))
+        info = yield from calls.get_collection(self.name)
+        missing = wanted.missing_indexes(info)
+        yield from self._make_indexes(missing)
+        schema = self.layout.schema
+        indexes = {**schema.payload_indexes, **wanted.schema.payload_indexes}
+        self.layout = replace(self.layout, schema=replace(schema, payload_indexes=indexes))
+        return [index.field for index in missing] if self.capabilities.indexes else []
+
+    def index_ours(self) -> Steps[None]:
+        """Index what we filter by ourselves, where strict mode asks for it."""
+        if not self.strict.unindexed_reads:
+            yield from calls.create_payload_index(self.name, *OUR_INDEX)
+
     def _not_found(self) -> Steps[CollectionNotFoundError]:
         answer = yield from calls.get_collections()
         names = sorted(c.name for c in answer.collections)
@@ -279,7 +315,25 @@ class Collection:
             return [[] for _ in range(len(embeddings))]
         if search.group_by is not None:
             self._need("groups")
+        search = self._allowed(search)
         return (yield from searching.search(self.name, self.layout, embeddings, search))
+
+    def _allowed(self, search: Search) -> Search:
+        """A search as strict mode allows it."""
+        strict = self.strict
+        if search.exact and not strict.exact:
+            raise UnsupportedError(
+                f"exact=True: {self} is in strict mode, which allows no exact search "
+                "(search_allow_exact): leave it out, or give ef= a larger number"
+            )
+        if strict.oversampling is not None and search.oversampling is None:
+            most = max(1.0, min(strict.oversampling, DEFAULT_OVERSAMPLING))
+            search = replace(search, oversampling=most)
+        whole = search.group_by is not None and search.mode in (DENSE, SPARSE)
+        if strict.limit is not None and whole:
+            # groups of the whole collection come in one answer, which has no pages
+            search = replace(search, candidates=min(search.candidates, strict.limit))
+        return search
 
     def get(self, ids: Sequence[str]) -> Steps[list[Document | None]]:
         """The documents with these ids, None where there is none."""

@@ -20,15 +20,12 @@ from qdrant_client import models
 from m3qdrant.collection import points
 from m3qdrant.collection.fusion import Scores
 from m3qdrant.collection.layout import Layout
-from m3qdrant.collection.search import Search
+from m3qdrant.collection.search import DEFAULT_OVERSAMPLING, Search
 from m3qdrant.encode import M3Embeddings, pool_query
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE, SPARSE, VECTORS
 
 __all__ = ["EmbeddedQuery", "component_requests", "component_scores", "list_request"]
-
-DEFAULT_OVERSAMPLING = 2.0
-"""How many times the limit is taken by quantized vectors, before the originals rank again."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE
 from m3qdrant.scalars import plain_number
 
-__all__ = ["CHOICES", "CLUSTER", "IndexKind", "M3Schema"]
+__all__ = ["CHOICES", "CLUSTER", "MEANT", "QDRANTS_NAMES", "IndexKind", "M3Schema"]
 
 DenseDatatype = Literal["float32", "float16"]
 DenseQuantization = Literal["int8", "turbo8", "turbo4"]
@@ -42,6 +42,25 @@ CLUSTER = {
     "write_consistency": "write_consistency_factor",
 }
 """Our names of a cluster's settings, and Qdrant's."""
+QDRANTS_NAMES = {
+    **{theirs: ours for ours, theirs in CLUSTER.items()},
+    "m": "hnsw_m",
+    "ef_construct": "hnsw_ef_construct",
+}
+"""Qdrant's names of what is one option here."""
+MEANT = {
+    "hnsw_config": ["hnsw_m", "hnsw_ef_construct"],
+    "payload_m": ["tenant"],
+    "is_tenant": ["tenant"],
+    "quantization_config": ["dense_quantization", "colbert_quantization"],
+    "quantization": ["dense_quantization", "colbert_quantization"],
+    "scalar": ["dense_quantization", "colbert_quantization"],
+    "datatype": ["dense_datatype", "colbert_datatype", "sparse_datatype"],
+    "on_disk": ["dense_on_disk", "colbert_on_disk", "sparse_on_disk"],
+    "payload_schema": ["payload_indexes"],
+    "indexes": ["payload_indexes"],
+}
+"""Qdrant's names of what several options here, or another one, decide."""
 
 
 class _Indexes(Mapping[str, IndexKind]):

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from m3qdrant.encode import M3Embeddings
 
-__all__ = ["Search", "SearchOptions", "check_queries", "one_query"]
+__all__ = ["DEFAULT_OVERSAMPLING", "Search", "SearchOptions", "check_queries", "one_query"]
+
+DEFAULT_OVERSAMPLING = 2.0
+"""How many times the limit is taken by quantized vectors, before the originals rank again."""
 
 
 class SearchOptions(TypedDict, total=False):

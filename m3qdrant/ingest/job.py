@@ -186,6 +186,7 @@ class Ingest:
                 "they are, so that these would count as gone; mend them and run it again"
             )
         elif self._seen is not None and self._collection.layout is not None:
+            yield from self._collection.index_ours()
             yield from remove_missing(self._collection.name, self._seen, self._bound, self.report)
         if self._optimize is None:
             yield from self._collection.optimize_if_due()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
 
-from m3qdrant.collection import Capabilities, Steps
+from m3qdrant.collection import Capabilities, Collection, Steps
 from m3qdrant.ingest import Chunk, Chunker, read
 from m3qdrant.transport import Retries, arun
 
@@ -31,14 +31,16 @@ Lock = asyncio.Lock
 class Runner:
     """Carries operations out with a client."""
 
-    def __init__(self, client: AsyncQdrantBase, where: str, retries: Retries) -> None:
+    def __init__(self, client: AsyncQdrantBase, collection: Collection, retries: Retries) -> None:
         self._client = client
-        self._where = where
+        self._collection = collection
         self._retries = retries
 
     async def run(self, steps: Steps[T]) -> T:
-        """What the operation returns."""
-        return await arun(self._client, steps, where=self._where, retries=self._retries)
+        """What the operation returns, kept to the collection's strict mode."""
+        where = str(self._collection)
+        steps = self._collection.kept(steps)
+        return await arun(self._client, steps, where=where, retries=self._retries)
 
     def background(self, capabilities: Capabilities) -> Background:
         """Something to run operations behind the back of whoever goes on."""

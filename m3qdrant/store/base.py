@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypedDict, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import transport
-from m3qdrant.collection import Collection, M3Schema, ModelId, check_queries
+from m3qdrant.collection import Collection, M3Schema, ModelId, StoreInfo, check_queries
 from m3qdrant.encode import check_encoder
 from m3qdrant.errors import InputError, StoreClosedError
 from m3qdrant.transport import Retries
@@ -21,6 +23,14 @@ if TYPE_CHECKING:  # a store that is only read needs no torch
 __all__ = ["StoreBase"]
 
 C = TypeVar("C", QdrantBase, AsyncQdrantBase)
+
+
+class _Connecting(TypedDict):
+    """The arguments of `transport.connect`, but for the location."""
+
+    timeout_s: float
+    retries: Retries | None
+    ca_file: str | os.PathLike[str] | None
 
 
 class StoreBase(Generic[C]):
@@ -43,6 +53,7 @@ class StoreBase(Generic[C]):
         create: bool,
         timeout_s: float,
         retries: Retries | None,
+        ca_file: str | os.PathLike[str] | None,
     ) -> None:
         if not isinstance(collection, str) or not collection:
             raise InputError("the collection's name is empty")
@@ -52,7 +63,11 @@ class StoreBase(Generic[C]):
             raise InputError(f"timeout_s is {timeout_s!r}: give a number of seconds")
         self.collection = collection
         self.encoder = None if encoder is None else check_encoder(encoder)
-        self._timeout_s = timeout_s
+        self._connecting: _Connecting = {
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "ca_file": ca_file,
+        }
         self._retries = retries or Retries()
         self._location = location
         self._opened = False
@@ -70,6 +85,18 @@ class StoreBase(Generic[C]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._collection.location!r}, {self.collection!r})"
 
+    @property
+    def schema(self) -> M3Schema | None:
+        """All storage options of the collection; None before it exists, or is opened."""
+        layout = self._collection.layout
+        return None if layout is None else layout.schema
+
+    @property
+    def model(self) -> str | None:
+        """Name of the checkpoint that the collection's vectors come from, where it says so."""
+        layout = self._collection.layout
+        return layout.model.name if layout is not None and layout.model is not None else None
+
     def __reduce__(self) -> NoReturn:
         raise InputError(
             f"{self!r} is a connection, which can't be pickled or copied: pass its arguments (an "
@@ -83,6 +110,10 @@ class StoreBase(Generic[C]):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError(f"the store of {self.collection!r} is closed; open a new one")
+
+    def _with_protocol(self, info: StoreInfo) -> StoreInfo:
+        protocol = transport.protocol_of(self.client)
+        return replace(info, protocol=None if protocol is None else str(protocol))
 
     def _need_encoder(self, what: str) -> Encoder:
         if self.encoder is None:

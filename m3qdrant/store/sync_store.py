@@ -19,6 +19,7 @@ from m3qdrant.collection import (
     Document,
     Hit,
     Id,
+    IndexKind,
     M3Schema,
     Search,
     SearchOptions,
@@ -73,16 +74,17 @@ class M3Store(StoreBase[QdrantBase]):
         create: bool = True,
         timeout_s: float = TIMEOUT_S,
         retries: Retries | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open or create a collection.
 
         Args:
             location: a directory (the embedded engine), ":memory:" (qdrant-client's in-memory
-                mode), "http(s)://host[:port]" (a server, over gRPC where it answers; its API key
-                is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of yours,
-                which stays open when the store closes. Several URLs, in a list or with commas
-                between, are nodes of one cluster: where the one that is asked doesn't answer, the
-                next one is asked.
+                mode), "http(s)://host[:port][/prefix]" (a server, over gRPC where it answers; its
+                API key is read from QDRANT_API_KEY), or a QdrantClient or QdrantEdge of
+                yours, which stays open when the store closes. Several URLs, in a list or with
+                commas between, are nodes of one cluster: where the one that is asked doesn't
+                answer, the next one is asked.
             collection: the collection's name.
             encoder: for texts; without one, documents and queries must come with embeddings.
             schema: how vectors are stored; None takes an existing collection as it is, and the
@@ -91,7 +93,10 @@ class M3Store(StoreBase[QdrantBase]):
                 not known, so it is made by the first `add`.
             timeout_s: seconds that one call to a server may take.
             retries: how long to go on where a server fails for a while; by default up to six
-                tries within two minutes.
+                tries within two minutes, and 10 seconds for one that does not answer at first.
+            ca_file: PEM file of the certificate authorities that a server's certificate may come
+                from, over REST and gRPC; by default QDRANT_CA_FILE or SSL_CERT_FILE, where the
+                environment has one, else the public ones.
 
         Raises:
             InputError: an argument is wrong.
@@ -100,7 +105,9 @@ class M3Store(StoreBase[QdrantBase]):
             StoreLockedError: another process has the directory open.
             ServerUnavailableError, AccessDeniedError: the server doesn't answer, or refuses.
         """
-        super().__init__(location, collection, encoder, schema, create, timeout_s, retries)
+        super().__init__(
+            location, collection, encoder, schema, create, timeout_s, retries, ca_file
+        )
         self._opening = Lock()
         self.open()
 
@@ -111,9 +118,9 @@ class M3Store(StoreBase[QdrantBase]):
             return self
         with self._opening:
             if not self._opened:
-                connected = connect(self._location, timeout_s=self._timeout_s)
+                connected = connect(self._location, **self._connecting)
                 self.client, self._owned = connected
-                self._runner = Runner(self.client, str(self._collection), self._retries)
+                self._runner = Runner(self.client, self._collection, self._retries)
                 try:
                     self._run(self._collection.open(capabilities_of(self.client)))
                     if self._collection.is_former:
@@ -245,6 +252,23 @@ class M3Store(StoreBase[QdrantBase]):
         self.open()
         return self._run(self._collection.optimize())
 
+    def index(self, fields: Mapping[str, IndexKind]) -> list[str]:
+        """Index payload fields, which filters on large collections want, and strict mode asks for.
+
+        Args:
+            fields: payload keys, and the kind of their values: "keyword", "integer", "float",
+                "bool", "datetime", "uuid", "text" or "geo".
+
+        Returns:
+            Those that had no such index. In-memory mode has none at all.
+
+        Raises:
+            InputError: a key or a kind is none.
+            CollectionNotFoundError: the collection has not been made yet.
+        """
+        self.open()
+        return self._run(self._collection.index(fields))
+
     # -- reading
 
     @overload
@@ -285,7 +309,7 @@ class M3Store(StoreBase[QdrantBase]):
             CollectionNotFoundError: it has not been made yet.
         """
         self.open()
-        return self._run(self._collection.info())
+        return self._with_protocol(self._run(self._collection.info()))
 
     def search(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection import Capabilities, Steps
+from m3qdrant.collection import Capabilities, Collection, Steps
 from m3qdrant.ingest import read as chunks
 from m3qdrant.transport import Retries, run
 
@@ -32,15 +32,17 @@ Lock = threading.Lock
 class Runner:
     """Carries operations out with a client."""
 
-    def __init__(self, client: QdrantBase, where: str, retries: Retries) -> None:
+    def __init__(self, client: QdrantBase, collection: Collection, retries: Retries) -> None:
         self._client = client
-        self._where = where
+        self._collection = collection
         self._retries = retries
         self._stop = threading.Event()
 
     def run(self, steps: Steps[T]) -> T:
-        """What the operation returns."""
-        return run(self._client, steps, where=self._where, retries=self._retries, stop=self._stop)
+        """What the operation returns, kept to the collection's strict mode."""
+        where = str(self._collection)
+        steps = self._collection.kept(steps)
+        return run(self._client, steps, where=where, retries=self._retries, stop=self._stop)
 
     def background(self, capabilities: Capabilities) -> Background:
         """Something to run operations behind the back of whoever goes on."""

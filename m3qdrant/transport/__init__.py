@@ -4,6 +4,8 @@ The files:
 
     connecting  the client for a location
     nodes       one cluster by several of its nodes
+    protocols   which protocol a server is asked by, and why
+    authorities whose certificates are trusted
     engines     what a client can do
     running     operations carried out, sync and async
     retries     how long to go on where a server fails for a while

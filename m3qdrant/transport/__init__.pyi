@@ -6,6 +6,8 @@ from .engines import capabilities_of as capabilities_of
 from .failures import as_ours as as_ours
 from .files import ServerFiles as ServerFiles
 from .nodes import urls_of as urls_of
+from .protocols import Protocol as Protocol
+from .protocols import protocol_of as protocol_of
 from .retries import Retries as Retries
 from .running import aask as aask
 from .running import adrive as adrive

@@ -8,25 +8,24 @@ import logging
 import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-import grpc  # type: ignore[import-untyped]
 import httpx
 from qdrant_client import AsyncQdrantClient, QdrantClient
-from qdrant_client import grpc as protocol
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
-from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.connection import get_channel
 
 from m3qdrant.collection import calls
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge, engine_of
-from m3qdrant.errors import InputError
+from m3qdrant.errors import InputError, ServerUnavailableError
+from m3qdrant.transport.authorities import Authorities
 from m3qdrant.transport.nodes import AsyncNodes, Nodes, urls_of
+from m3qdrant.transport.protocols import Protocol, probe, remember, speaks_tls
 from m3qdrant.transport.retries import Retries
 from m3qdrant.transport.running import run
 
@@ -43,7 +42,6 @@ _REST_PORT = 6333
 _GRPC_PORT = 6334
 
 _CONNECT_TIMEOUT_S = 5.0
-_PROBE_TIMEOUT_S = 2.0
 
 _GRPC_OPTIONS = {
     # gRPC's own goes to two minutes, and each call fails at once until it is over
@@ -107,20 +105,26 @@ def connect(
     *,
     timeout_s: float = TIMEOUT_S,
     read_only: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
     retries: Retries | None = None,
 ) -> tuple[QdrantBase, bool]:
     """The client for a location.
 
     A server is asked for its version, over REST and then over gRPC. gRPC is used where it answers
     as the same server: at port 6334 beside REST's own 6333, else at QDRANT_GRPC_PORT where the
-    environment has it. The API key is read from QDRANT_API_KEY.
+    environment has it; `protocol_of` says which was taken, and why. The API key is read from
+    QDRANT_API_KEY.
 
     Args:
-        location: a directory, ":memory:", "http(s)://host[:port]", or a client. Several URLs, in
-            a list or with commas between, are nodes of one cluster: where the one that is asked
-            does not answer, the next one is asked.
+        location: a directory, ":memory:", "http(s)://host[:port][/prefix]", or a client. With a
+            prefix, which a reverse proxy takes, the port is 80 or 443 where none is named. Several
+            URLs, in a list or with commas between, are nodes of one cluster: where the one that is
+            asked does not answer, the next one is asked.
         timeout_s: seconds that one call to a server may take.
         read_only: look at a directory, and change nothing under it.
+        ca_file: PEM file of the certificate authorities that a server's certificate may come
+            from, over REST and gRPC; by default QDRANT_CA_FILE or SSL_CERT_FILE, where the
+            environment has one, else those that come with Python's and gRPC's packages.
         retries: how long to wait for a server that does not answer; by default 10 seconds.
 
     Returns:
@@ -135,14 +139,15 @@ def connect(
     if (urls := urls_of(location)) is not None:
 
         def one(url: str) -> QdrantBase:
-            return connect(url, timeout_s=timeout_s, retries=_ONCE)[0]
+            return connect(url, timeout_s=timeout_s, ca_file=ca_file, retries=_ONCE)[0]
 
         nodes: Any = Nodes(urls, one)
         return nodes, True
     single: Any = location  # several are dealt with
-    found = _find(single, timeout_s, read_only, _SYNC)
+    found = _find(single, timeout_s, read_only, _SYNC, ca_file)
     if isinstance(found, _Server):
-        return QdrantClient(**_arguments(found, _hurry, retries)), True
+        arguments, protocol = _arguments(found, _hurry, retries)
+        return remember(QdrantClient(**arguments), protocol), True
     return found
 
 
@@ -151,27 +156,40 @@ async def aconnect(
     *,
     timeout_s: float = TIMEOUT_S,
     read_only: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
     retries: Retries | None = None,
 ) -> tuple[AsyncQdrantBase, bool]:
     """`connect` for asyncio: the same, with an asynchronous client."""
     if (urls := urls_of(location)) is not None:
 
         async def one(url: str) -> AsyncQdrantBase:
-            return (await aconnect(url, timeout_s=timeout_s, retries=_ONCE))[0]
+            found = await aconnect(url, timeout_s=timeout_s, ca_file=ca_file, retries=_ONCE)
+            return found[0]
 
         nodes: Any = await AsyncNodes(urls, one).open()
         return nodes, True
     single: Any = location
-    found = _find(single, timeout_s, read_only, _ASYNC)
+    found = _find(single, timeout_s, read_only, _ASYNC, ca_file)
     if isinstance(found, _Server):
-        # asking a server for its version waits for it
-        arguments = await asyncio.to_thread(_arguments, found, _ahurry, retries)
-        return AsyncQdrantClient(**arguments), True
+        stop = threading.Event()  # a thread that waits for a server must not outlive the wait
+        try:
+            # asking a server for its version waits for it
+            arguments, protocol = await asyncio.to_thread(
+                _arguments, found, _ahurry, retries, stop
+            )
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        return remember(AsyncQdrantClient(**arguments), protocol), True
     return found
 
 
 def _find(
-    location: str | os.PathLike[str] | C, timeout_s: float, read_only: bool, classes: _Classes[C]
+    location: str | os.PathLike[str] | C,
+    timeout_s: float,
+    read_only: bool,
+    classes: _Classes[C],
+    ca_file: str | os.PathLike[str] | None,
 ) -> tuple[C, bool] | _Server:
     """What a location is: a client, and whether it was made here, or a server to be asked."""
     if isinstance(location, classes.base):
@@ -181,7 +199,7 @@ def _find(
         return classes.memory(), True
     if not _is_url(name):
         return classes.edge(name, read_only), True
-    return _Server.of(name, timeout_s)
+    return _Server.of(name, timeout_s, ca_file)
 
 
 def _name_of(location: Any, classes: _Classes[Any]) -> str:
@@ -208,12 +226,19 @@ def _is_url(name: str) -> bool:
     return re.match("https?://", name, re.IGNORECASE) is not None
 
 
+_OWN_PATHS = re.compile(r"/(collections|dashboard|points)(/|$)")
+"""Paths of Qdrant's own, which are no reverse proxy's."""
+
+
 def _read_url(url: str) -> tuple[SplitResult, str, int]:
     """A server's URL, its host and its REST port, checked."""
     shown = describe(url)
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, _REST_PORT if parts.port is None else parts.port
+        prefix = parts.path.strip("/")
+        # who stands before a path is a reverse proxy, at the scheme's own port
+        usual = _REST_PORT if not prefix else 443 if parts.scheme == "https" else 80
+        host, port = parts.hostname, usual if parts.port is None else parts.port
     except ValueError as error:
         raise InputError(f"location {shown!r} is no URL: {error}") from error
     if parts.username is not None or parts.password is not None:
@@ -222,11 +247,11 @@ def _read_url(url: str) -> tuple[SplitResult, str, int]:
             "QDRANT_API_KEY"
         )
     if not host or any(character.isspace() for character in url):
-        raise InputError(f"location {shown!r} names no host: give http(s)://host[:port]")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise InputError(f"location {shown!r} names no host: give http(s)://host[:port][/prefix]")
+    if _OWN_PATHS.search(parts.path) or parts.query or parts.fragment:
         raise InputError(
-            f"location {shown!r} goes on after the host: give http(s)://host[:port]; for a server "
-            "behind a path make a QdrantClient(url=..., prefix=...) and pass it"
+            f"location {shown!r} goes on after the host: give http(s)://host[:port], and a path "
+            "only where a reverse proxy has the server behind one"
         )
     return parts, host, port
 
@@ -239,11 +264,13 @@ def _api_key() -> str | None:
     return key or None
 
 
-def _grpc_port(rest_port: int) -> int | None:
-    """Where gRPC may answer. Beside another REST port, 6334 may well be another server's."""
+def _grpc_port(rest_port: int, prefix: str = "") -> int | None:
+    """Where gRPC may answer. Beside another REST port, 6334 may well be another server's, and a
+    proxy stands on another machine.
+    """
     named = os.environ.get("QDRANT_GRPC_PORT")
     if not named:
-        return _GRPC_PORT if rest_port == _REST_PORT else None
+        return _GRPC_PORT if rest_port == _REST_PORT and not prefix else None
     if not named.isdecimal() or not 0 < int(named) < 65_536:
         raise InputError(f"QDRANT_GRPC_PORT is {named!r}: give a port, or unset it")
     return int(named)
@@ -258,19 +285,23 @@ class _Server:
         scheme: "http" or "https".
         host: as in a URL, so with brackets around an IPv6 address.
         port: of REST.
+        prefix: what paths begin with, behind a reverse proxy, such as "/qdrant"; else "".
         headers: the API key, where there is one.
         timeout_s: seconds that one call may take.
+        authorities: whose certificates are trusted.
     """
 
     shown: str
     scheme: str
     host: str
     port: int
+    prefix: str
     headers: dict[str, str]
     timeout_s: float
+    authorities: Authorities = field(repr=False)
 
     @classmethod
-    def of(cls, url: str, timeout_s: float) -> _Server:
+    def of(cls, url: str, timeout_s: float, ca_file: str | os.PathLike[str] | None) -> _Server:
         """Read a URL and the environment; nobody is asked yet."""
         parts, host, port = _read_url(url)
         if not 0 < timeout_s < math.inf:
@@ -285,17 +316,30 @@ class _Server:
         # in headers: given as api_key, the client warns of http even on this machine
         headers = {"api-key": key} if key else {}
         bare = f"[{host}]" if ":" in host else host
-        return cls(describe(url), parts.scheme, bare, port, headers, timeout_s)
+        prefix = "/" + parts.path.strip("/") if parts.path.strip("/") else ""
+        authorities = Authorities.of(ca_file)
+        return cls(
+            describe(url), parts.scheme, bare, port, prefix, headers, timeout_s, authorities
+        )
 
     @property
     def url(self) -> str:
         """Of REST."""
-        return f"{self.scheme}://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}{self.prefix}"
+
+    @property
+    def verify(self) -> dict[str, Any]:
+        """What httpx is told of certificates; nothing where its own authorities serve."""
+        own = self.authorities.context() if self.scheme == "https" else None
+        return {} if own is None else {"verify": own}
 
 
 def _arguments(
-    server: _Server, hurry: Callable[..., Any], retries: Retries | None
-) -> dict[str, Any]:
+    server: _Server,
+    hurry: Callable[..., Any],
+    retries: Retries | None,
+    stop: threading.Event | None = None,
+) -> tuple[dict[str, Any], Protocol]:
     """Ask a server for its version, and give the arguments of a client for it."""
     arguments: dict[str, Any] = {
         "url": server.url,
@@ -303,25 +347,25 @@ def _arguments(
         "headers": server.headers,
         "check_compatibility": False,  # it warns from a thread; we ask ourselves
         "event_hooks": {"request": [hurry]},
+        **server.verify,
     }
-    grpc_port = _grpc_port(server.port)
-    version = _rest_version(server, retries)
-    if grpc_port is not None:
-        found = _grpc_version(server, grpc_port)
-        if found == version:
-            arguments |= {
-                "prefer_grpc": True,
-                "grpc_port": grpc_port,
-                "grpc_options": dict(_GRPC_OPTIONS),
-            }
-        else:
-            log.info(
-                "%s:%d %s: using REST",
-                server.host,
-                grpc_port,
-                "is another server" if found else "answers no gRPC",
-            )
-    return arguments
+    grpc_port = _grpc_port(server.port, server.prefix)
+    version = _rest_version(server, retries, stop)
+    if grpc_port is None:
+        behind = "behind a path" if server.prefix else f"beside port {server.port}"
+        return arguments, Protocol("REST", f"no gRPC port is known {behind}: set QDRANT_GRPC_PORT")
+    secure = server.scheme == "https"
+    found, why = probe(server.host, grpc_port, secure, server.headers, server.authorities)
+    if found is not None and found != version:
+        found, why = None, f"another server answers there, of version {found}"
+    if found is None:
+        log.info("%s:%d: %s: using REST", server.host, grpc_port, why)
+        return arguments, Protocol("REST", f"gRPC, at port {grpc_port}: {why}")
+    options: dict[str, Any] = dict(_GRPC_OPTIONS)
+    if secure and (roots := server.authorities.pem()) is not None:
+        options["root_certificates"] = roots
+    arguments |= {"prefer_grpc": True, "grpc_port": grpc_port, "grpc_options": options}
+    return arguments, Protocol("gRPC", f"it answers at port {grpc_port}")
 
 
 def _hurry(request: httpx.Request) -> None:
@@ -341,29 +385,27 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _rest_version(server: _Server, retries: Retries | None) -> str:
+def _rest_version(server: _Server, retries: Retries | None, stop: threading.Event | None) -> str:
     """The version that a server has over REST, which shows that there is one."""
     client = QdrantClient(
         url=server.url,
         headers=server.headers,
         timeout=math.ceil(_CONNECT_TIMEOUT_S),
         check_compatibility=False,
+        **server.verify,
     )
+    where = server.shown
     try:
+        try:
+            return run(client, calls.info(), where=where, retries=Retries(attempts=1)).version
+        except ServerUnavailableError as error:
+            if server.scheme == "http" and speaks_tls(server.host, server.port):
+                raise ServerUnavailableError(
+                    f"{where} speaks https, not http: give https://{server.host}:{server.port}"
+                    f"{server.prefix}"
+                ) from error
         return run(
-            client, calls.info(), where=server.shown, retries=retries or _CONNECTING
+            client, calls.info(), where=where, retries=retries or _CONNECTING, stop=stop
         ).version
     finally:
         client.close()
-
-
-def _grpc_version(server: _Server, port: int) -> str | None:
-    """The version of the server that speaks gRPC at a port; None where none does."""
-    secure, headers = server.scheme == "https", list(server.headers.items())
-    with get_channel(server.host, port, secure, headers) as channel:
-        try:
-            stub = protocol.QdrantStub(channel)  # type: ignore[no-untyped-call]
-            reply = stub.HealthCheck(protocol.HealthCheckRequest(), timeout=_PROBE_TIMEOUT_S)
-        except (grpc.RpcError, QdrantException):
-            return None
-    return str(reply.version)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from html.parser import HTMLParser
 from typing import Literal, TypeAlias
 
 import httpx
@@ -104,23 +106,73 @@ def _busy(words: str) -> str:
 
 
 def _quote(words: str) -> str:
-    words = " ".join(words.split())
+    words = " ".join((_Page.text(words) if _HTML.search(words) else words).split())
     if not words:
         return ""
     return f": {words if len(words) <= _WORDS_SHOWN else words[:_WORDS_SHOWN] + ' ...'}"
 
 
+_HTML = re.compile(r"<(!doctype|html|head|body|title|h1|p|div)\b", re.IGNORECASE)
+
+
+class _Page(HTMLParser):
+    """The words of a page, such as a reverse proxy's, each line once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: dict[str, None] = {}
+        self._hidden = 0
+
+    @classmethod
+    def text(cls, html: str) -> str:
+        page = cls()
+        page.feed(html)
+        return ", ".join(page._lines)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden and (line := " ".join(data.split())):
+            self._lines[line] = None
+
+
 # -- REST
 
-_DENIED = (
-    "the server denies access ({code}){words}; QDRANT_API_KEY must hold a key with this right"
-)
+_DENIED = "the server denies access ({code}){words}; {key}"
 _REFUSED = "the server refuses the request ({code}){words}"
 _TROUBLED = "the server is in trouble ({code}){words}"
 _TOO_LARGE = (
     "the request is too large ({code}){words}; send fewer points at once, or use gRPC, which has "
     "no limit (a server's default over REST is 32 MB)"
 )
+
+_UNINDEXED = re.compile(
+    r'Index required but not found for "(?P<field>.+)"(?: of one of the following types: '
+    r"\[(?P<kinds>[^\]]*)\])?"
+)
+_KINDS = ("keyword", "integer", "float", "datetime", "bool", "uuid", "text", "geo")
+"""Of indexes, the one to be told of first where several would do."""
+
+
+def _index_remedy(words: str) -> str:
+    """What to do about a filter that strict mode refuses; empty of other refusals."""
+    found = _UNINDEXED.search(words)
+    if found is None:
+        return ""
+    field, named = found["field"], re.findall(r"\w+", found["kinds"] or "keyword, integer")
+    kinds = [kind for kind in _KINDS if kind in named] or ["keyword"]
+    schema = json.dumps({"payload_indexes": {field: kinds[0]}}, ensure_ascii=False)
+    others = f" (or {', '.join(kinds[1:])}, as its values are)" if kinds[1:] else ""
+    return (
+        f"; the collection is in strict mode: index the field first, by m3qdrant index "
+        f"{shlex.quote(f'{field}={kinds[0]}')}{others} with this --location and --collection, or "
+        f"by ingest --schema '{schema}'"
+    )
+
 
 _RESPONSES: dict[int, Failure] = {
     400: Failure(RequestRejectedError, _REFUSED),
@@ -149,7 +201,7 @@ def _of_response(error: UnexpectedResponse) -> Failure:
             else Failure(
                 EngineError,
                 "the server does not know this request ({code}){words}: check that the URL is a "
-                "Qdrant server's, and that the server is not too old",
+                "Qdrant server's, its path too, and that the server is not too old",
             )
         )
     elif code == 400 and "larger than allowed" in words:  # actix has no 413 for JSON
@@ -164,11 +216,32 @@ def _of_response(error: UnexpectedResponse) -> Failure:
     elif found is None:
         found = Failure(RequestRejectedError, _REFUSED)
     after = _retry_after(error.headers) if found.again != "never" else None
-    return replace(found, reason=_fill(found.reason, code, words), after_s=after)
+    reason = _fill(found.reason, code, words) + _index_remedy(words)
+    return replace(found, reason=reason, after_s=after)
 
 
 def _fill(reason: str, code: object, words: str) -> str:
+    reason = reason.replace("{key}", _key_remedy(words))
     return reason.replace("{code}", str(code)).replace("{words}", _quote(words))
+
+
+def _key_remedy(words: str) -> str:
+    """What to do about a key, by the server's words."""
+    for found, remedy in _KEY_REMEDIES.items():
+        if found in words:
+            return remedy
+    return "QDRANT_API_KEY must hold a key with this right"
+
+
+_KEY_REMEDIES = {
+    "ExpiredSignature": "the token in QDRANT_API_KEY has expired: set a new one, and run it again",
+    "InvalidSignature": "the token in QDRANT_API_KEY is not signed with this server's key",
+    "Must provide": "set QDRANT_API_KEY to one of its keys",
+    "Invalid API key": "QDRANT_API_KEY holds no key of this server's: set one that is",
+    "Global manage": "the key in QDRANT_API_KEY has no right to change this (it may only read, or "
+    "is for some collections): set one that has",
+    "Write access": "the key in QDRANT_API_KEY may only read this: set one that may write",
+}
 
 
 def _words(content: bytes) -> str:
@@ -177,7 +250,7 @@ def _words(content: bytes) -> str:
         status = json.loads(content)["status"]
         return str(status["error"] if isinstance(status, dict) else status)
     except (ValueError, KeyError, TypeError):
-        return content[: 2 * _WORDS_SHOWN].decode("utf-8", "replace")
+        return content[: 20 * _WORDS_SHOWN].decode("utf-8", "replace")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -201,6 +274,12 @@ def _of_connection(source: Exception) -> Failure:
             "qdrant-client does not understand the answer: their versions are too far apart, or "
             f"it is no Qdrant server ({source.error_count()} fields of {source.title} don't fit)",
         )
+    if _is_tls(source) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return Failure(
+            ServerUnavailableError,
+            f"its certificate is not trusted ({text}): where an authority of your own made it, "
+            "give that one's PEM file: ca_file= (--ca-file), or QDRANT_CA_FILE",
+        )
     if _is_tls(source):
         return Failure(
             ServerUnavailableError,
@@ -213,6 +292,12 @@ def _of_connection(source: Exception) -> Failure:
             f"nothing answers ({text}): check that the server runs and that the URL is right",
             "always",
         )
+    if isinstance(source, httpx.RemoteProtocolError) and _OTHER_PROTOCOL.search(text):
+        return Failure(
+            ServerUnavailableError,
+            f"what answers there speaks no plain HTTP ({text}): does it speak https? then give "
+            "https://...; or is it the port for gRPC? give the one for REST",
+        )
     if isinstance(source, httpx.TimeoutException):
         return Failure(ServerUnavailableError, f"no answer in time ({text})", "repeatable")
     if isinstance(source, httpx.TransportError | httpx.DecodingError | OSError):
@@ -222,6 +307,10 @@ def _of_connection(source: Exception) -> Failure:
             "repeatable",
         )
     return Failure(EngineError, text)
+
+
+_OTHER_PROTOCOL = re.compile("illegal (request|status) line")
+"""What h11 says of an answer that is no HTTP/1, such as TLS's, or HTTP/2's."""
 
 
 def _is_tls(error: BaseException | None) -> bool:
@@ -280,7 +369,7 @@ def _of_grpc(error: RpcError) -> Failure:
     found = _CODES.get(code, Failure(EngineError, "{code}{words}"))
     if code is StatusCode.UNAVAILABLE and words.startswith("failed to connect"):
         found = replace(found, again="always")
-    return replace(found, reason=_fill(found.reason, code.name, words))
+    return replace(found, reason=_fill(found.reason, code.name, words) + _index_remedy(words))
 
 
 # -- in-memory mode, and mistakes that a client finds itself

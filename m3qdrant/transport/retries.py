@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import tenacity
 
 from m3qdrant.errors import InputError, M3QdrantError
+from m3qdrant.progress import tell
 from m3qdrant.transport.failures import Failure, as_ours
 
 __all__ = ["DEFAULT", "Retries", "Tries"]
@@ -32,12 +34,25 @@ class Retries:
         budget_s: no try begins later than this after the first one.
         first_wait_s: bound of the first wait, in seconds.
         longest_wait_s: bound of the longest.
+        told: show in the progress bar what is waited for.
     """
 
     attempts: int = 6
     budget_s: float = 120.0
     first_wait_s: float = 0.5
     longest_wait_s: float = 20.0
+    told: bool = False
+
+    @classmethod
+    def lasting(cls, seconds: float) -> Retries:
+        """As many tries as it takes for so long: a server that is started again is away a while.
+
+        What is waited for is told. A server that is there, and says when to come back
+        (Retry-After), is come back to for two minutes at least.
+        """
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise InputError(f"retry_for is {seconds!r}: give seconds, 0 or more")
+        return cls(sys.maxsize if seconds else 1, seconds, longest_wait_s=5.0, told=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or self.attempts < 1:
@@ -77,12 +92,10 @@ class Tries:
 
     def policy(self) -> dict[str, Any]:
         """The arguments of tenacity's controllers."""
-        retries = self._retries
         return {
             "retry": tenacity.retry_if_exception(self._passes),
             "wait": self._wait,
-            "stop": tenacity.stop_after_attempt(retries.attempts)
-            | tenacity.stop_before_delay(retries.budget_s),
+            "stop": self._is_over,
             "before_sleep": self._log,
         }
 
@@ -117,7 +130,23 @@ class Tries:
             else after + random.uniform(0, retries.first_wait_s)
         )
 
+    def _is_over(self, state: tenacity.RetryCallState) -> bool:
+        """Whether that was the last try, or the next one would begin too late."""
+        assert self.last is not None
+        if state.attempt_number >= self._retries.attempts:
+            return True
+        budget = self._retries.budget_s
+        if self._retries.told and Failure.of(self.last).after_s is not None:
+            budget = max(budget, DEFAULT.budget_s)  # it is there, and says when to come back
+        begun = state.seconds_since_start or 0.0
+        return begun + state.upcoming_sleep >= budget
+
     def _log(self, state: tenacity.RetryCallState) -> None:
         assert self.last is not None
         reason = Failure.of(self.last).reason
         log.info("%s failed, trying again in %.1f s: %s", self._what, state.upcoming_sleep, reason)
+        if self._retries.told:
+            left = self._retries.budget_s - (time.monotonic() - self._began)
+            short = reason.split(": ")[0]
+            text = f"{self._what} waits: {short}; trying for {left:.0f} s more"
+            tell(text, again=self._count > 1)

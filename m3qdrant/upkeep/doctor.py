@@ -25,7 +25,16 @@ from qdrant_client.client_base import QdrantBase
 from rich.filesize import decimal
 
 from m3qdrant import transport
-from m3qdrant.collection import FEATURES, Capabilities, Layout, Steps, calls, supports
+from m3qdrant.collection import (
+    FEATURES,
+    Capabilities,
+    Layout,
+    Steps,
+    StrictMode,
+    calls,
+    kept_to,
+    supports,
+)
 from m3qdrant.edge import collection_names, verify_files
 from m3qdrant.errors import (
     CollectionNotFoundError,
@@ -36,6 +45,7 @@ from m3qdrant.errors import (
     UnsupportedError,
 )
 from m3qdrant.progress import Advance, progress_bar
+from m3qdrant.transport import protocol_of
 from m3qdrant.upkeep.damage import look
 from m3qdrant.upkeep.findings import Facts, Finding, judge
 from m3qdrant.upkeep.replicas import shards
@@ -59,6 +69,7 @@ def examine(
     *,
     quick: bool = False,
     progress: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> list[Finding]:
     """Look at a location and its collections.
 
@@ -70,6 +81,7 @@ def examine(
         collection: one collection's name; None looks at all of them.
         quick: read a sample of each collection's points instead of all, and no files.
         progress: show progress bars on stderr.
+        ca_file: certificate authorities of a server; see `M3Store`.
 
     Raises:
         InputError: it is no location, or an in-memory one.
@@ -78,14 +90,17 @@ def examine(
     findings = [*_versions()]
     try:
         with contextlib.ExitStack() as stack:
-            place = stack.enter_context(side(location, None, None, read_only=True))
+            place = stack.enter_context(
+                side(location, None, None, read_only=True, ca_file=ca_file)
+            )
             nodes = []
             for url in transport.urls_of(location) or ():
                 try:
-                    nodes.append(stack.enter_context(side(url, None, None)))
+                    nodes.append(stack.enter_context(side(url, None, None, ca_file=ca_file)))
                 except M3QdrantError as error:
                     findings.append(_away(url, error))
             look = _Look(place, collection, quick, progress, nodes)
+            findings += drive(look.names())
             findings += look.directory()
             return findings + drive(look.steps())
     except InputError:
@@ -100,21 +115,25 @@ async def aexamine(
     *,
     quick: bool = False,
     progress: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> list[Finding]:
     """`examine` for asyncio."""
     _refuse_memory(location)
     findings = [*_versions()]
     try:
         async with contextlib.AsyncExitStack() as stack:
-            looked_at = aside(location, None, None, read_only=True)
+            looked_at = aside(location, None, None, read_only=True, ca_file=ca_file)
             place = await stack.enter_async_context(looked_at)
             nodes = []
             for url in transport.urls_of(location) or ():
                 try:
-                    nodes.append(await stack.enter_async_context(aside(url, None, None)))
+                    nodes.append(
+                        await stack.enter_async_context(aside(url, None, None, ca_file=ca_file))
+                    )
                 except M3QdrantError as error:
                     findings.append(_away(url, error))
             look = _Look(place, collection, quick, progress, nodes)
+            findings += await adrive(look.names())
             findings += await asyncio.to_thread(look.directory)
             return findings + await adrive(look.steps())
     except InputError:
@@ -222,6 +241,16 @@ def server_version(version: str) -> Iterator[Finding]:
     )
 
 
+def _protocol(place: Side) -> Iterator[Finding]:
+    """How a server is asked, and why so."""
+    protocol = protocol_of(place.client)
+    if protocol is None:
+        return
+    rest = protocol.name == "REST"
+    slow = ", which takes several times the bytes of gRPC" if rest else ""
+    yield Finding("ok", f"it is asked over {protocol}{slow}")
+
+
 def size_on_disk(path: Path) -> int:
     """Bytes that a directory's files take on the disk; sparse files count as what they take."""
     total = 0
@@ -261,6 +290,22 @@ class _Look:
         self._wanted = wanted
         self._quick = quick
         self._progress = progress
+
+    def names(self) -> Directed[list[Finding]]:
+        """What collections are called beside their names; an alias stands for its collection."""
+        try:
+            answer = yield from self._place.ask(calls.get_aliases())
+        except M3QdrantError:  # what stands in the way of this stands in the way of all
+            return []
+        stands_for = {each.alias_name: each.collection_name for each in answer.aliases}
+        if self._wanted is None:
+            said = [f"{alias!r} for {name!r}" for alias, name in sorted(stands_for.items())]
+            return [Finding("ok", f"aliases: {', '.join(said)}")] if said else []
+        alias, self._wanted = self._wanted, stands_for.get(self._wanted, self._wanted)
+        if alias == self._wanted:
+            return []
+        what = f"{alias!r} is an alias of {self._wanted!r}, which is looked at"
+        return [Finding("ok", what, None, self._wanted)]
 
     def directory(self) -> list[Finding]:
         """What is found in the directory of an engine that has one."""
@@ -313,6 +358,7 @@ class _Look:
             found += _key(place.location, os.environ)
             version = yield from place.ask(calls.info())
             found += server_version(version.version)
+            found += _protocol(place)
         try:
             answer = yield from place.ask(calls.get_collections())
         except M3QdrantError as error:
@@ -352,6 +398,13 @@ def facts(
 ) -> Steps[Facts]:
     """What Qdrant says of a collection, in a few calls; and its points, all or a sample, read."""
     info = yield from calls.get_collection(name)
+    strict = StrictMode.of(info)
+    return (yield from kept_to(lambda: strict, _facts(name, info, capabilities, quick, bar)))
+
+
+def _facts(
+    name: str, info: models.CollectionInfo, capabilities: Capabilities, quick: bool, bar: Bar
+) -> Steps[Facts]:
     points = (yield from calls.count(name)).count
     sample, _ = yield from calls.scroll(name, limit=_SAMPLE, with_payload=True)
     found = Facts(name, capabilities, info, points, sample)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from qdrant_client import models
 
-from m3qdrant.collection import OPTIMIZE_POINTS, Capabilities, Layout, Provenance
+from m3qdrant.collection import OPTIMIZE_POINTS, Capabilities, Layout, Provenance, StrictMode
 from m3qdrant.limits import most_tokens
 from m3qdrant.names import MIGRATION, OURS, TEXT
 from m3qdrant.upkeep.damage import Damage, Named
@@ -256,6 +256,12 @@ def _models(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _strict(facts: Facts) -> Iterator[Finding]:
+    """What a server's operator allows; we keep to it, but programs beside us may not."""
+    if said := str(StrictMode.of(facts.info)):
+        yield Finding("note", f"it is in strict mode: {said}")
+
+
 def _fields(facts: Facts) -> Iterator[Finding]:
     """Payload fields without an index, which a filter would have to read point by point."""
     if not facts.capabilities.indexes:
@@ -274,8 +280,9 @@ def _fields(facts: Facts) -> Iterator[Finding]:
         "warning" if facts.points >= _MANY else "note",
         f"payload fields without an index: {', '.join(missing)}; a filter on one of them looks at "
         f"each of {facts.points:,} payloads",
-        f"for those that you filter by, --schema '{kinds}' with the next m3qdrant ingest, or "
-        f"client.create_payload_index({facts.name!r}, {first!r}, {kind!r})",
+        f"for those that you filter by, m3qdrant index '{first}={kind}' ..., --schema '{kinds}' "
+        f"with the next m3qdrant ingest, or client.create_payload_index({facts.name!r}, "
+        f"{first!r}, {kind!r})",
     )
 
 
@@ -440,5 +447,6 @@ _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _unseen,
     _tenant,
     _copies,
+    _strict,
     _fields,
 )

@@ -30,7 +30,7 @@ from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection import OPTIMIZE_POINTS, batches_by_size, calls, json_size
+from m3qdrant.collection import OPTIMIZE_POINTS, StrictMode, batches_by_size, calls, json_size
 from m3qdrant.edge import collection_names
 from m3qdrant.errors import (
     CollectionExistsError,
@@ -78,6 +78,7 @@ def migrate(
     progress: bool = False,
     retries: Retries | None = None,
     files: bool = True,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> MigrationReport:
     """Copy a collection, then compare both sides. Any collection, not only one of m3qdrant's.
 
@@ -93,6 +94,7 @@ def migrate(
         retries: how long to go on where a server fails for a while (see `Retries`).
         files: where a server's URL is the source and a directory without such a collection the
             target, take its files over, as `pull` does, and copy points where they don't fit.
+        ca_file: certificate authorities of a server; see `M3Store`.
 
     Returns:
         What was done, and whether both sides are the same (`verified`).
@@ -108,8 +110,8 @@ def migrate(
     name = target_collection or collection
     taken = files and _take_files(source, target, collection, name, progress, retries)
     with (
-        side(source, collection, retries) as one,
-        side(target, name, retries) as two,
+        side(source, collection, retries, ca_file=ca_file) as one,
+        side(target, name, retries, ca_file=ca_file) as two,
     ):
         work = _Migration(one, two, batch, progress, taken)
         try:
@@ -130,6 +132,7 @@ async def amigrate(
     progress: bool = False,
     retries: Retries | None = None,
     files: bool = True,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> MigrationReport:
     """`migrate` for asyncio. Cancelled, it leaves what was copied: run it again for the rest."""
     _check(source, target, batch)
@@ -138,8 +141,8 @@ async def amigrate(
         _take_files, source, target, collection, name, progress, retries
     )
     async with (
-        aside(source, collection, retries) as one,
-        aside(target, name, retries) as two,
+        aside(source, collection, retries, ca_file=ca_file) as one,
+        aside(target, name, retries, ca_file=ca_file) as two,
     ):
         work = _Migration(one, two, batch, progress, taken)
         try:
@@ -204,7 +207,9 @@ class _Migration:
         if source.place == target.place and source.name == target.name:
             raise InputError(f"{source} is both source and target: choose another name or place")
         info = yield from _source_info(source)
+        source = self._source = replace(source, strict=StrictMode.of(info))
         found = yield from _prepare_target(source, target, info)
+        target = self._target = replace(target, strict=StrictMode.of(found))
         allowed = rounding(found.config.params)
         if self._taken:
             self._report.copied = yield from _count(target)
@@ -219,7 +224,9 @@ class _Migration:
     def leave(self) -> Directed[None]:
         """Where it was interrupted while it copied: leave the cursor, for the next run."""
         if self._cursor is not None:
-            yield from self._target.ask(calls.update_collection(self._target.name, self._cursor))
+            # whoever presses Ctrl-C while a server is away does not wait for it
+            target = replace(self._target, retries=Retries(attempts=1))
+            yield from target.ask(calls.update_collection(target.name, self._cursor))
 
     def _bar(self, label: str, total: int) -> contextlib.AbstractContextManager[Advance]:
         return progress_bar(label, total, self._progress, "points")

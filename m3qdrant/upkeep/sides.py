@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -17,9 +17,8 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import transport
-from m3qdrant.collection import Call, Capabilities, Steps
+from m3qdrant.collection import Call, Capabilities, Steps, StrictMode, kept_to, through
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
-from m3qdrant.errors import M3QdrantError
 from m3qdrant.transport import Retries, capabilities_of
 
 __all__ = ["Asked", "Directed", "Side", "adrive", "aside", "drive", "side"]
@@ -36,12 +35,14 @@ class Side:
         location: where it is, in words.
         collection: its name; None for the location as a whole.
         retries: how long to go on where a server fails for a while.
+        strict: what the collection's strict mode allows.
     """
 
     client: QdrantBase | AsyncQdrantBase
     location: str
     collection: str | None
     retries: Retries
+    strict: StrictMode = field(default_factory=StrictMode)
 
     def __str__(self) -> str:
         """The side in messages."""
@@ -77,21 +78,11 @@ class Side:
 
     def ask(self, steps: Call[T] | Steps[T]) -> Directed[T]:
         """A call, or an operation of calls, directed here; its answer."""
-        inner = iter(steps)
-        answer: Any = None
-        failure: M3QdrantError | None = None
-        try:
-            while True:
-                call = inner.send(answer) if failure is None else inner.throw(failure)
-                answer = failure = None
-                try:
-                    answer = yield Asked(self, call)
-                except M3QdrantError as error:
-                    failure = error
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        finally:
-            inner.close()
+
+        def directed(call: Call[Any]) -> Directed[Any]:
+            return (yield Asked(self, call))
+
+        return (yield from through(kept_to(lambda: self.strict, steps), directed))
 
 
 class Asked(NamedTuple):
@@ -134,12 +125,15 @@ def side(
     retries: Retries | None,
     *,
     read_only: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> Iterator[Side]:
     """A side, whose client is closed at the end where it was made here.
 
     With `read_only` a directory is looked at, and nothing under it changes.
     """
-    client, owned = transport.connect(location, read_only=read_only)
+    client, owned = transport.connect(
+        location, read_only=read_only, retries=retries, ca_file=ca_file
+    )
     try:
         yield Side(client, transport.describe(location), collection, retries or Retries())
     finally:
@@ -154,9 +148,12 @@ async def aside(
     retries: Retries | None,
     *,
     read_only: bool = False,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Side]:
     """`side` for asyncio."""
-    client, owned = await transport.aconnect(location, read_only=read_only)
+    client, owned = await transport.aconnect(
+        location, read_only=read_only, retries=retries, ca_file=ca_file
+    )
     try:
         yield Side(client, transport.describe(location), collection, retries or Retries())
     finally:

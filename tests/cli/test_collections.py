@@ -1,4 +1,4 @@
-"""info, doctor, optimize, migrate."""
+"""info, doctor, index, optimize, migrate."""
 
 from __future__ import annotations
 
@@ -54,6 +54,32 @@ def test_a_quick_doctor_reads_a_sample(shop: Path) -> None:
     assert [finding for finding in whole if finding not in files] == [
         finding for finding in quick if finding["severity"] != "disk"
     ]
+
+
+def test_index(shop: Path) -> None:
+    output = ok("index", "year=integer", "n=integer", "--location", shop)
+    assert output == "year: indexed as integer\nn: indexed as integer\n"
+    output = ok("index", "year=integer", "--location", shop)
+    assert output == "year: was indexed already as integer\n"
+    answer = json.loads(ok("index", "a b=keyword", "year=integer", "--location", shop, "--json"))
+    assert answer == {
+        "made": ['"a b"'],
+        "payload_indexes": {"year": "integer", "n": "integer", '"a b"': "keyword"},
+    }
+    facts = json.loads(ok("info", "--location", shop, "--json"))
+    assert facts["schema"]["payload_indexes"] == answer["payload_indexes"]
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("year", "give FIELD=TYPE, such as year=integer"),
+        ("=integer", "give FIELD=TYPE"),
+        ("year=number", "'year' is 'number': give one of 'keyword'"),
+    ],
+)
+def test_what_is_no_index(shop: Path, field: str, words: str) -> None:
+    assert words in fails("index", field, "--location", shop)
 
 
 def test_optimize_says_what_it_changed(shop: Path) -> None:

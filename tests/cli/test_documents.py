@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from m3qdrant.cli.common import _schema
+from m3qdrant.collection import MEANT, QDRANTS_NAMES, M3Schema
 from tests.cli.command import Terminal, documents, fails, ok, run
 
 
@@ -251,6 +253,11 @@ def test_ingest_with_a_schema(shop: Path, tmp_path: Path, checkpoint: Path) -> N
         ("{", "--schema is no JSON"),
         ("[]", "--schema must be a JSON object"),
         ('{"colbert": 1}', "there is no 'colbert'; there are dense_datatype"),
+        ('{"payload_index": {}}', "do you mean payload_indexes? there are dense_datatype"),
+        ('{"hnsw_config": {"m": 8}}', "do you mean hnsw_m or hnsw_ef_construct? there are"),
+        ('{"on_disk": true}', "do you mean dense_on_disk or colbert_on_disk or sparse_on_disk?"),
+        ('{"replication_factor": 2, "replicas": 2}', "'replication_factor' and 'replicas' are"),
+        ('{"replication_factor": "two"}', "replicas is 'two': give a whole number"),
         ('{"colbert_datatype": "int3"}', "colbert_datatype is 'int3': give one of"),
         ('{"payload_indexes": {"year": "date"}}', "payload_indexes: 'year' is 'date'"),
         ('{"hnsw_m": 3}', "hnsw_m is 16 here, 3 wanted"),
@@ -260,6 +267,21 @@ def test_ingest_with_a_schema(shop: Path, tmp_path: Path, checkpoint: Path) -> N
     bad = ("--long-documents", "shorten", "--location", tmp_path / "no")
     assert "long_documents is 'shorten'" in fails("ingest", "-", *bad, stdin="x\n")
     assert not (tmp_path / "no").exists()
+
+
+def test_qdrants_own_names_are_taken(tmp_path: Path, checkpoint: Path) -> None:
+    new = ("--location", tmp_path / "new", "--model", checkpoint)
+    schema = '{"replication_factor": 2, "shard_number": 1, "m": 8, "ef_construct": 50}'
+    ok("ingest", "-", *new, "--schema", schema, stdin="x\n")
+    found = json.loads(ok("info", "--location", tmp_path / "new", "--json"))["schema"]
+    assert (found["hnsw_m"], found["hnsw_ef_construct"]) == (8, 50)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [*QDRANTS_NAMES.items()])
+def test_qdrants_names_are_those_of_options(theirs: str, ours: str) -> None:
+    schema = _schema(M3Schema(), {theirs: 5})
+    assert schema == M3Schema(**{ours: 5})  # type: ignore[arg-type]
+    assert {name for names in MEANT.values() for name in names} <= set(vars(M3Schema()))
 
 
 def test_a_named_pipe_is_read_once(tmp_path: Path, checkpoint: Path) -> None:

@@ -62,6 +62,7 @@ FILLED: dict[str, Call[Any]] = {
     ),
     "delete": calls.delete(NAME, models.PointIdsList(points=[1])),
     "get_collection": calls.get_collection(NAME),
+    "get_aliases": calls.get_aliases(),
     "get_collections": calls.get_collections(),
     "info": calls.info(),
     "optimize": calls.optimize(NAME),

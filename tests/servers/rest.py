@@ -19,6 +19,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -26,6 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -55,6 +57,15 @@ __all__ = [
 ]
 
 HOST = "127.0.0.1"
+
+PROXYS_404 = b"""<html>
+<head><title>404 Not Found</title><style>h1 {color: red}</style></head>
+<body>
+<center><h1>404 Not Found</h1></center>
+<hr><center>proxy/1.0</center>
+</body>
+</html>
+"""
 
 # -- faults: what a server may do with a request
 
@@ -140,6 +151,8 @@ class RestServer:
         version: the version that it says it has.
         api_key: what clients must send, as of Qdrant on all paths but "/"; None asks for nothing.
         limit_bytes: larger bodies are refused in Qdrant's words, with its 400.
+        prefix: what paths begin with, as behind a reverse proxy; others get the proxy's 404.
+        tls: the files of a certificate and its key, to speak https.
     """
 
     def __init__(
@@ -149,11 +162,15 @@ class RestServer:
         version: str = "1.20.0",
         api_key: str | None = None,
         limit_bytes: int = 32 * 2**20,
+        prefix: str = "",
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         self.backing = backing
         self.version = version
         self.api_key = api_key
         self.limit_bytes = limit_bytes
+        self.prefix = prefix
+        self.tls = tls
         self.requests: list[Request] = []
         self._scripts: list[tuple[str, re.Pattern[str], list[Action]]] = []
         self._lock = threading.Lock()
@@ -165,7 +182,8 @@ class RestServer:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{HOST}:{self.port}{self.prefix}"
 
     def __enter__(self) -> RestServer:
         return self
@@ -185,6 +203,14 @@ class RestServer:
         handler = type("Handler", (_Handler,), {"server_of_tests": self})
         self._http = _Server((HOST, self.port), handler)
         self.port = self._http.server_address[1]
+        if self.tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self.tls)
+            listening = self._http.socket
+            # the handshake in the thread of the connection: a client that drops it stops nobody
+            self._http.socket = context.wrap_socket(
+                listening, server_side=True, do_handshake_on_connect=False
+            )
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -279,13 +305,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
         key = self.headers.get("api-key")
-        action = server.admit(self.command, url.path, url.query, len(body), key)
+        if not url.path.startswith(f"{server.prefix}/"):
+            self._send(404, PROXYS_404)
+            return
+        path = url.path.removeprefix(server.prefix)
+        action = server.admit(self.command, path, url.query, len(body), key)
         if isinstance(action, Status):
             self._send(action.code, _error(action.message), action.headers)
             return
         if isinstance(action, Reset | Stall) and not action.applied:
             code, answer = 0, b""
-        elif url.path != "/" and server.api_key is not None and key != server.api_key:
+        elif path != "/" and server.api_key is not None and key != server.api_key:
             code, answer = 401, b"Must provide an API key or an Authorization bearer token"
         elif len(body) > server.limit_bytes:
             code, answer = (
@@ -296,7 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
                 ),
             )
         else:
-            code, answer = server.answer(self.command, url.path, body)
+            code, answer = server.answer(self.command, path, body)
         if isinstance(action, Reset):
             self._reset()
         elif isinstance(action, Stall):

@@ -13,16 +13,17 @@ __all__ = ["Caller", "Callers"]
 class Caller:
     """A client of either world, with one way to use it."""
 
-    def __init__(self, kind: str, location: Any, timeout_s: float = 20) -> None:
+    def __init__(self, kind: str, location: Any, **options: Any) -> None:
         self.kind = kind
         self.loop = None if kind == "sync" else asyncio.new_event_loop()
         self.client: Any
+        options.setdefault("timeout_s", 20)
         if self.loop is None:
-            self.client, self.owned = transport.connect(location, timeout_s=timeout_s)
+            self.client, self.owned = transport.connect(location, **options)
         else:
 
             async def connect() -> tuple[Any, bool]:
-                return await transport.aconnect(location, timeout_s=timeout_s)
+                return await transport.aconnect(location, **options)
 
             self.client, self.owned = self.loop.run_until_complete(connect())
 

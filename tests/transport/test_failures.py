@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import httpx
 import pytest
 from qdrant_client import QdrantClient
-from qdrant_client.http.exceptions import ResponseHandlingException
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from m3qdrant import transport
 from m3qdrant.errors import EngineError, InputError, ServerUnavailableError
@@ -118,3 +120,40 @@ def test_retries_are_checked(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(InputError, match=f"{name} is "):
         Retries(**options)
+
+
+@pytest.mark.parametrize(
+    ("words", "argument", "schema"),
+    [
+        ('"file" of one of the following types: [keyword].', "file=keyword", '"file": "keyword"'),
+        ('"a b" of one of the following types: [uuid, keyword].', "'a b=keyword'", '"a b": "key'),
+        ('"n" of one of the following types: [float, integer].', "n=integer", '"n": "integer"'),
+        ('"at" of one of the following types: [datetime].', "at=datetime", '"at": "datetime"'),
+        ('"lang".', "lang=keyword (or integer", '"lang": "keyword"'),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_a_filter_that_strict_mode_refuses_says_what_to_index(
+    words: str, argument: str, schema: str, protocol: str
+) -> None:
+    said = f"Bad request: Index required but not found for {words} Help: Create an index."
+    error: Exception = _Refusal(said)
+    if protocol == "REST":
+        body = json.dumps({"status": {"error": said}}).encode()
+        error = UnexpectedResponse(400, "Bad Request", body, httpx.Headers())
+    message = str(as_ours(error, "count of x"))
+    assert f"by m3qdrant index {argument}" in message
+    assert f'{{"payload_indexes": {{{schema}' in message
+
+
+class _Refusal(grpc.RpcError):  # type: ignore[misc]
+    """What gRPC raises."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.INVALID_ARGUMENT
+
+    def details(self) -> str:
+        return self._words

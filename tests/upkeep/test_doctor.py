@@ -23,6 +23,7 @@ from m3qdrant.names import MIGRATION
 from m3qdrant.upkeep.doctor import disk_space, examine, server_version, size_on_disk
 from m3qdrant.upkeep.doctor import facts as collect
 from m3qdrant.upkeep.findings import Facts, Finding, field_kinds, judge
+from tests.servers.real import real_server
 from tests.servers.rest import RestServer, Status
 from tests.upkeep.worlds import World
 
@@ -415,9 +416,44 @@ def test_a_server_is_examined_over_the_wire(
         findings = world.examine(server.url)
         only(findings, "warning", "server 1.13.0 is too old for metadata", "upgrade it to 1.16")
         only(findings, "note", "year", "create_payload_index('docs', 'lang', 'keyword')")
+        (told,) = [f for f in findings if "it is asked over REST (no gRPC port" in f.what]
+        assert told.severity == "ok"
         assert "k3y" not in str(findings)
         server.script("GET", "/docs$", *[Status(403)])
         assert only(world.examine(server.url), "error").collection == "docs"
+
+
+def alias(name: str, collection: str) -> models.CreateAliasOperation:
+    made = models.CreateAlias(alias_name=name, collection_name=collection)
+    return models.CreateAliasOperation(create_alias=made)
+
+
+def test_an_alias_is_followed(copy: Path, world: World) -> None:
+    engine = QdrantEdge(copy)
+    engine.update_collection_aliases([alias("current", "docs")])
+    engine.close()
+    by_name = [f for f in world.examine(copy, "docs") if f.collection]
+    findings = [f for f in world.examine(copy, "current") if f.collection]
+    assert findings[0].what == "'current' is an alias of 'docs', which is looked at"
+    assert [f.what for f in findings[1:]] == [f.what for f in by_name]
+    assert any("hold what they held" in f.what for f in findings)
+    only(world.examine(copy, "curent"), "error", "no collection 'curent'")
+    (told,) = [f for f in world.examine(copy) if f.what.startswith("aliases")]
+    assert told.what == "aliases: 'current' for 'docs'"
+
+
+def test_an_alias_on_a_real_server(tmp_path: Path, encoder: M3Encoder) -> None:
+    name, other = f"doctor-{uuid.uuid4().hex}", f"alias-{uuid.uuid4().hex}"
+    with real_server(tmp_path) as url, M3Store(url, name, encoder) as store:
+        store.add(ROWS)
+        client: Any = store.client
+        client.update_collection_aliases([alias(other, name)])
+        with M3Store(url, other, encoder) as followed:
+            assert followed.count() == len(ROWS)
+        findings = examine(url, other)
+        assert not [f for f in findings if f.severity == "error"]
+        assert {f.collection for f in findings} == {None, name}
+        client.delete_collection(name)
 
 
 def test_a_look_changes_nothing(copy: Path, world: World) -> None:
