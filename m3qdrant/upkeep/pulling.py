@@ -18,14 +18,14 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qdrant_client import QdrantClient, models
 
 from m3qdrant import transport
-from m3qdrant.collection import calls
+from m3qdrant.collection import StrictMode, calls
 from m3qdrant.edge import (
     DirectoryLock,
     Origin,
@@ -197,7 +197,8 @@ class _Pulling:
 
     def _compare(self, collection: Path, info: models.CollectionInfo) -> None:
         """Whether a collection is what the server has."""
-        report, source = self._report, self._source
+        report = self._report
+        source = replace(self._source, strict=StrictMode.of(info))
         with QdrantEdge(collection.parent, auto_index=False) as client:
             two = Side(client, str(collection.parent), collection.name, source.retries)
             sample = drive(compare(source, two, info))
@@ -216,6 +217,10 @@ class _Pulling:
             raise UnsupportedError(
                 f"{source} has shard keys of its own, which a directory doesn't have: use "
                 "Qdrant's snapshots"
+            )
+        if not StrictMode.of(info).exact:
+            raise UnfitError(
+                f"{source} is in strict mode, which allows no exact search to compare it by"
             )
         version = drive(source.ask(calls.info())).version
         if _numbers(version) > NEWEST_SERVER:
