@@ -61,11 +61,15 @@ class Call(Generic[T]):
         arguments: by keyword.
         idempotent: whether doing it twice is the same as once, so that it may be repeated when an
             answer got lost. False only for what fails the second time, such as a creation.
+        arrays: whether vectors in the arguments and in the answer may be float32 arrays where
+            qdrant-client has lists of floats: a client that can do that has a method of this name
+            and "_arrays" (or takes them in the method itself).
     """
 
     method: str
     arguments: Mapping[str, Any]
     idempotent: bool = True
+    arrays: bool = False
 
     def __iter__(self) -> Generator[Call[Any], Any, T]:
         """The operation that makes this call alone and returns its answer."""
@@ -177,10 +181,15 @@ def retrieve(
     *,
     with_payload: bool | Sequence[str] = False,
     with_vectors: bool | Sequence[str] = False,
+    arrays: bool = False,
 ) -> Call[list[models.Record]]:
-    """The points with these ids, in any order, without those that aren't there."""
+    """The points with these ids, in any order, without those that aren't there.
+
+    With `arrays` dense vectors and multivectors come as arrays from engines that can give these.
+    """
     selected = {"with_payload": with_payload, "with_vectors": with_vectors}
-    return Call("retrieve", {"collection_name": name, "ids": ids, **selected})
+    arguments = {"collection_name": name, "ids": ids, **selected}
+    return Call("retrieve", arguments, arrays=arrays)
 
 
 def scroll(
@@ -191,18 +200,20 @@ def scroll(
     offset: models.ExtendedPointId | None = None,
     with_payload: bool | Sequence[str] = False,
     with_vectors: bool | Sequence[str] = False,
+    arrays: bool = False,
 ) -> Call[Page]:
-    """A page of points in the order of their ids."""
+    """A page of points in the order of their ids. See `retrieve` for `arrays`."""
     selected = {"with_payload": with_payload, "with_vectors": with_vectors}
     asked = {"scroll_filter": filter, "limit": limit, "offset": offset, **selected}
-    return Call("scroll", {"collection_name": name, **asked})
+    return Call("scroll", {"collection_name": name, **asked}, arrays=arrays)
 
 
 def query_batch_points(
     name: str, requests: Sequence[models.QueryRequest]
 ) -> Call[list[QueryResponse]]:
     """Several queries in one round trip, an answer each."""
-    return Call("query_batch_points", {"collection_name": name, "requests": requests})
+    arguments = {"collection_name": name, "requests": requests}
+    return Call("query_batch_points", arguments, arrays=True)
 
 
 def query_points_groups(
@@ -233,7 +244,8 @@ def query_points_groups(
 
 def upsert(name: str, points: Sequence[models.PointStruct]) -> Call[models.UpdateResult]:
     """Insert or replace points, and wait until it is done."""
-    return Call("upsert", {"collection_name": name, "points": points, "wait": True})
+    arguments = {"collection_name": name, "points": points, "wait": True}
+    return Call("upsert", arguments, arrays=True)
 
 
 def batch_update_points(

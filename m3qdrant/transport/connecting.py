@@ -29,6 +29,7 @@ from m3qdrant.errors import InputError
 from m3qdrant.transport.nodes import AsyncNodes, Nodes, urls_of
 from m3qdrant.transport.retries import Retries
 from m3qdrant.transport.running import run
+from m3qdrant.transport.wire.client import AsyncWireClient, WireClient
 
 __all__ = ["TIMEOUT_S", "aconnect", "connect", "describe"]
 
@@ -142,7 +143,9 @@ def connect(
     single: Any = location  # several are dealt with
     found = _find(single, timeout_s, read_only, _SYNC)
     if isinstance(found, _Server):
-        return QdrantClient(**_arguments(found, _hurry, retries)), True
+        arguments = _arguments(found, _hurry, retries)
+        kind = WireClient if arguments.get("prefer_grpc") else QdrantClient
+        return kind(**arguments), True
     return found
 
 
@@ -166,7 +169,8 @@ async def aconnect(
     if isinstance(found, _Server):
         # asking a server for its version waits for it
         arguments = await asyncio.to_thread(_arguments, found, _ahurry, retries)
-        return AsyncQdrantClient(**arguments), True
+        kind = AsyncWireClient if arguments.get("prefer_grpc") else AsyncQdrantClient
+        return kind(**arguments), True
     return found
 
 

@@ -178,7 +178,8 @@ def _is_down(error: Exception) -> bool:
 
 
 def _bound(client: QdrantBase | AsyncQdrantBase, call: Call[Any]) -> Callable[[], Any]:
-    return functools.partial(getattr(client, call.method), **call.arguments)
+    method = getattr(client, f"{call.method}_arrays", None) if call.arrays else None
+    return functools.partial(method or getattr(client, call.method), **call.arguments)
 
 
 def _tries(

@@ -24,8 +24,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import numpy as np
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
@@ -242,7 +243,7 @@ class _Migration:
                 if (copy := there.get(str(record.id))) is None
                 or StoredPoint.of(record).compare(copy, allowed) == "different"
             ]
-            for points in batches_by_size(map(_point, wanted)):
+            for points in batches_by_size(map(self._point, wanted)):
                 yield from target.ask(calls.upsert(target.name, points))
             report.copied += len(wanted)
             report.unchanged += len(records) - len(wanted)
@@ -256,6 +257,12 @@ class _Migration:
         found = yield from target.ask(calls.get_collection(target.name))
         if MIGRATION in (found.config.metadata or {}):
             yield from target.ask(calls.update_collection(target.name, {MIGRATION: None}))
+
+    def _point(self, record: models.Record) -> models.PointStruct:
+        point = _point(record)
+        if not self._target.capabilities.arrays:
+            point.vector = _as_lists(point.vector)
+        return point
 
     def _verify(self, allowed: Mapping[str, Rounding], advance: Advance) -> Directed[None]:
         """Compare all points of both sides."""
@@ -287,9 +294,17 @@ class _Migration:
 
 
 def _point(record: models.Record) -> models.PointStruct:
+    vector = {} if record.vector is None else record.vector
     return models.PointStruct.model_construct(
-        id=record.id, payload=record.payload or {}, vector=record.vector or {}
+        id=record.id, payload=record.payload or {}, vector=vector
     )
+
+
+def _as_lists(vector: Any) -> Any:
+    """Vectors for an engine that takes no arrays."""
+    if isinstance(vector, Mapping):
+        return {name: _as_lists(each) for name, each in vector.items()}
+    return vector.tolist() if isinstance(vector, np.ndarray) else vector
 
 
 # -- one side
@@ -322,6 +337,7 @@ class _Pages:
                 offset=self.following,
                 with_payload=True,
                 with_vectors=True,
+                arrays=True,
             )
         )
         self._more = self.following is not None
@@ -337,7 +353,7 @@ def _stored(side: Side, records: Sequence[models.Record]) -> Directed[dict[str, 
         return {}
     ids = [record.id for record in records]
     found = yield from side.ask(
-        calls.retrieve(side.name, ids, with_payload=True, with_vectors=True)
+        calls.retrieve(side.name, ids, with_payload=True, with_vectors=True, arrays=True)
     )
     return {str(record.id): StoredPoint.of(record) for record in found}
 
