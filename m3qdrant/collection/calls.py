@@ -14,12 +14,14 @@ A call is an operation too, the shortest there is: whatever runs the one runs th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
+
+from m3qdrant.errors import M3QdrantError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,6 +30,7 @@ __all__ = [
     "Call",
     "CollectionSettings",
     "Steps",
+    "Together",
     "batch_update_points",
     "cluster_status",
     "collection_cluster_info",
@@ -44,11 +47,13 @@ __all__ = [
     "query_points_groups",
     "retrieve",
     "scroll",
+    "together",
     "unindexed",
     "update_collection",
     "upsert",
 ]
 
+Q = TypeVar("Q")
 T = TypeVar("T")
 
 
@@ -77,11 +82,32 @@ class Call(Generic[T]):
         return answer
 
 
-Steps: TypeAlias = Generator[Call[Any], Any, T]
+@dataclass(frozen=True)
+class Together(Generic[Q]):
+    """Calls that may be under way at once, and come in any order.
+
+    What is sent for them is a list of what became of each: its answer, or the `M3QdrantError` that
+    it ended with. After an error that is no refusal none of them begins any more: those that had
+    not begun have that error too.
+
+    Attributes:
+        questions: the calls.
+    """
+
+    questions: tuple[Q, ...]
+
+
+Steps: TypeAlias = Generator[Call[Any] | Together[Call[Any]], Any, T]
 """An operation: it yields calls, is sent each one's answer (or thrown its error), returns T."""
 
 Page: TypeAlias = tuple[list[models.Record], models.ExtendedPointId | None]
 """Points, and the id that the next page begins with; None where there is none."""
+
+
+def together(asked: Iterable[Call[T]]) -> Steps[list[T | M3QdrantError]]:
+    """Calls whose order doesn't matter; what became of each. See `Together`."""
+    outcomes: list[T | M3QdrantError] = yield Together(tuple(asked))
+    return outcomes
 
 
 # -- the location
