@@ -144,7 +144,7 @@ class Ingest:
         if not planned.documents:
             return None
         if self._embeddings is not None:
-            return self._embeddings[planned.positions]
+            return self._embeddings[_rows(planned.positions)]
         assert self._encoder is not None  # the store checked
         while planned.documents:
             texts = [document.text for document in planned.documents]
@@ -198,6 +198,13 @@ class Ingest:
             yield from self._collection.optimize_if_due()
         elif self._optimize:
             yield from self._collection.optimize()
+
+
+def _rows(positions: list[int]) -> slice | list[int]:
+    """Rows that stand one behind another as a slice, which copies nothing."""
+    first = positions[0]
+    behind = slice(first, first + len(positions))
+    return behind if positions == list(range(behind.start, behind.stop)) else positions
 
 
 def _is_document(documents: Any) -> bool:
