@@ -1,6 +1,7 @@
 from . import calls as calls
 from . import points as points
 from .adoption import Sample as Sample
+from .batches import MAX_BYTES as MAX_BYTES
 from .batches import batches_by_size as batches_by_size
 from .batches import json_size as json_size
 from .calls import Call as Call

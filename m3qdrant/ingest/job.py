@@ -181,7 +181,9 @@ class Ingest:
             self.report,
             arrays=collection.capabilities.arrays,
         )
-        yield from send(collection.name, prepared, self.report)
+        yield from send(
+            collection.name, prepared, self.report, remote=collection.capabilities.remote
+        )
         if views is not None:
             give_back()
 

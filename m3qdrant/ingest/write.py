@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from qdrant_client import models
 
-from m3qdrant.collection import Call, Layout, Steps, batches_by_size, calls, points
+from m3qdrant.collection import MAX_BYTES, Call, Layout, Steps, batches_by_size, calls, points
 from m3qdrant.encode import M3Embeddings
 from m3qdrant.errors import DocumentError, M3QdrantError, RequestRejectedError
 from m3qdrant.ingest.plan import Plan, Recipe
@@ -103,8 +103,15 @@ def prepare(
     return Prepared(list(entries), payloads)
 
 
-def send(name: str, prepared: Prepared, report: IngestReport) -> Steps[None]:
-    """Upsert points and payloads, in batches that a server accepts.
+_LARGER = 4
+"""An engine without a body limit takes batches of so many times the bytes. The embedded one writes
+its files out behind each, which took as long as all the rest where batches were a server's."""
+
+
+def send(
+    name: str, prepared: Prepared, report: IngestReport, *, remote: bool = True
+) -> Steps[None]:
+    """Upsert points and payloads, in batches that a server accepts, larger ones where none does.
 
     Several are under way at once. A batch that the server refuses is halved until the documents
     that it refuses stand alone; they go to the report, with the server's reason.
@@ -112,7 +119,8 @@ def send(name: str, prepared: Prepared, report: IngestReport) -> Steps[None]:
     for entries, call in ((prepared.points, calls.upsert), (prepared.payloads, _overwrite)):
         done = 0
         batches = []
-        for batch in batches_by_size([entry.point for entry in entries]):
+        most = MAX_BYTES if remote else _LARGER * MAX_BYTES
+        for batch in batches_by_size([entry.point for entry in entries], most):
             batches.append(entries[done : done + len(batch)])
             done += len(batch)
         yield from _send_batches(name, batches, call, report)

@@ -56,6 +56,19 @@ def test_all_are_sent_once() -> None:
     assert report.tokens == sum(range(1, N + 1))
 
 
+def test_an_engine_without_a_body_limit_takes_larger_batches() -> None:
+    report = IngestReport()
+    requests: list[list[int]] = []
+
+    def ask(call: Call[Any]) -> None:
+        requests.append([point.id for point in call.arguments["points"]])
+
+    steps = send("c", Prepared(entries(N), []), report, remote=False)
+    transport.drive(steps, ask, lambda asked: False)
+    assert [len(ids) for ids in requests] == [23, 1], "of six each"
+    assert report.added == N
+
+
 def test_refused_documents_are_found() -> None:
     bad = {0, 7, 8, 23}
 
