@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     store.add_argument(
         "--location", type=Path, metavar="DIR", help="where the collections lie meanwhile"
+    )
+    store.add_argument(
+        "--peers", action="store_true", help="beside other stores, whichever are installed"
+    )
+    store.add_argument(
+        "--no-choices",
+        action="store_true",
+        help="only what comes beside them: a server (QDRANT_URL), --peers",
     )
     store.set_defaults(run=_store)
     ingest = commands.add_parser(
@@ -146,6 +155,9 @@ def _store(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tupl
         seed=options.seed,
         revision=options.commit,
         folder=options.location,
+        every_choice=not options.no_choices,
+        server=os.environ.get("QDRANT_URL"),
+        beside_peers=options.peers,
     )
     return write(result, options.out), failures(result)
 

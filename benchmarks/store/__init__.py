@@ -8,6 +8,8 @@ Read the folder in this order:
     forms.py      `weighted` in two round trips instead of one, to compare with
     serving.py    a process that builds or serves one choice, measured from inside
     agreement.py  found against exact: errors, recall, whether there may be a speed at all
+    server.py     documents to a server and back, beside qdrant-client (QDRANT_URL)
+    peers.py      the embedded store beside other stores (--peers)
     suite.py      which process does what when, and the JSON document
     choice_tables.py, cost_plots.py
 """

@@ -51,6 +51,8 @@ def tables(result: dict[str, Any]) -> str:
         for row in result["choices"]
         if row["status"] != "ok"
     ]
+    if not result["choices"]:
+        return ""
     return "\n".join(
         [
             "",

@@ -24,6 +24,8 @@ _INCHES_A_ROW = 0.24
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
     """Write `stem`-costs and, with both engines, `stem`-engines as PNG."""
+    if not result["choices"]:
+        return []
     plots: dict[str, Callable[[dict[str, Any]], Figure]] = {"costs": costs_plot}
     if _memory_row(result) is not None:
         plots["engines"] = engines_plot

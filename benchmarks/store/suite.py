@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import torch
 
 from benchmarks import machine
-from benchmarks.store import choice_tables
+from benchmarks.store import choice_tables, peers
+from benchmarks.store import server as server_suite
 from benchmarks.store.agreement import Found, judge, same_lists
 from benchmarks.store.choices import DEFAULT, Choice, Engine, choose
 from benchmarks.store.oracle import CANDIDATES, LIMIT, Oracle
@@ -29,7 +30,7 @@ from benchmarks.store.serving import (
     TooSlow,
     Worker,
 )
-from benchmarks.store.texts import MODEL, WIDTH, draw, encoded
+from benchmarks.store.texts import MODEL, WIDTH, draw, encoded, lift
 from benchmarks.timing import quantile
 from m3qdrant import M3Embeddings
 from m3qdrant.demo import stdlib_docstrings
@@ -76,6 +77,9 @@ def run(
     revision: str | None = None,
     width: int = WIDTH,
     folder: Path | None = None,
+    every_choice: bool = True,
+    server: str | None = None,
+    beside_peers: bool = False,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Measure and return the JSON document.
@@ -89,14 +93,20 @@ def run(
         revision: the commit, for a copy without its history.
         width: numbers a vector.
         folder: where the collections lie while they are measured; a temporary one by default.
+        every_choice: measure the choices; else only what comes behind them.
+        server: a server's URL, to be written to and read from beside qdrant-client.
+        beside_peers: measure the embedded store beside what is installed of other stores.
         say: told what is going on, and the tables.
 
     Raises:
-        ValueError: no choice matches.
+        ValueError: no choice matches, or nothing is to be measured.
     """
-    chosen = choose(engine, patterns)
+    chosen = choose(engine, patterns) if every_choice else []
+    if not (chosen or server or beside_peers):
+        raise ValueError("nothing to measure: set QDRANT_URL, or give --peers")
     size = QUICK if quick else FULL
-    size = replace(size, documents=documents or size.documents)
+    most = size.documents if every_choice else min(size.documents, peers.DOCUMENTS)
+    size = replace(size, documents=documents or most)
     seed = secrets.randbelow(2**31) if seed is None else seed
     started = time.monotonic()
     texts = draw(stdlib_docstrings(), size.documents, size.queries, seed)
@@ -129,10 +139,19 @@ def run(
             for i, choice in enumerate(chosen)
         ]
         oracles = _Oracles(queries, views, width)
-        result["choices"] = _measure(tasks, size, oracles, say)
+        result["choices"] = _measure(tasks, size, oracles, say) if tasks else []
+        if beside_peers:
+            wide = lift(views, width), lift(queries, width)
+            result["peers"] = peers.measure(texts, *wide, folder, say)
+    if server:
+        result["server"] = server_suite.measure(server, quick=quick, seed=seed)
     result["load_after"] = machine.load()
     result["seconds"] = round(time.monotonic() - started, 1)
     say(choice_tables.tables(result))
+    if beside_peers:
+        say(peers.table(result["peers"]))
+    if server:
+        say(server_suite.table(result["server"]))
     return result
 
 
@@ -140,7 +159,7 @@ def failures(result: Result) -> list[str]:
     """Return which choices were wrong or did not run; one that is too slow to build isn't."""
     return [
         f"{row['name']}: {row['reason']}"
-        for row in result["choices"]
+        for row in [*result["choices"], *result.get("peers", ())[:1]]  # of the peers only ours
         if row["status"] not in ("ok", "too slow")
     ]
 
@@ -148,7 +167,8 @@ def failures(result: Result) -> list[str]:
 def write(result: Result, folder: Path) -> Path:
     """Write the JSON file into `folder` and return its path."""
     quick = "-quick" if result["quick"] else ""
-    name = f"store{quick}-{machine.slug(result['machine']['name'])}-{result['date']}.json"
+    what = "store" if result["choices"] else "beside"
+    name = f"{what}{quick}-{machine.slug(result['machine']['name'])}-{result['date']}.json"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,11 +1,13 @@
 from . import calls as calls
 from . import points as points
 from .adoption import Sample as Sample
+from .batches import MAX_BYTES as MAX_BYTES
 from .batches import batches_by_size as batches_by_size
 from .batches import json_size as json_size
 from .calls import Call as Call
 from .calls import CollectionSettings as CollectionSettings
 from .calls import Steps as Steps
+from .calls import Together as Together
 from .capabilities import EMBEDDED as EMBEDDED
 from .capabilities import MEMORY as MEMORY
 from .capabilities import SERVER as SERVER

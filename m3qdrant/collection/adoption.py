@@ -81,7 +81,7 @@ def sample(name: str, model: ModelId) -> Steps[Sample]:
     ids = [id for id, _, _ in chosen]
     found: list[models.Record] = []
     if ids:
-        found = yield from calls.retrieve(name, ids, with_vectors=[DENSE])
+        found = yield from calls.retrieve(name, ids, with_vectors=[DENSE], arrays=True)
     vectors = {record.id: _dense(record) for record in found}
     kept = [each for each in chosen if vectors.get(each[0]) is not None]
     return Sample(

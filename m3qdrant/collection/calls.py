@@ -14,12 +14,14 @@ A call is an operation too, the shortest there is: whatever runs the one runs th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
+
+from m3qdrant.errors import M3QdrantError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,6 +30,7 @@ __all__ = [
     "Call",
     "CollectionSettings",
     "Steps",
+    "Together",
     "batch_update_points",
     "cluster_status",
     "collection_cluster_info",
@@ -45,11 +48,13 @@ __all__ = [
     "query_points_groups",
     "retrieve",
     "scroll",
+    "together",
     "unindexed",
     "update_collection",
     "upsert",
 ]
 
+Q = TypeVar("Q")
 T = TypeVar("T")
 
 
@@ -62,11 +67,15 @@ class Call(Generic[T]):
         arguments: by keyword.
         idempotent: whether doing it twice is the same as once, so that it may be repeated when an
             answer got lost. False only for what fails the second time, such as a creation.
+        arrays: whether vectors in the arguments and in the answer may be float32 arrays where
+            qdrant-client has lists of floats: a client that can do that has a method of this name
+            and "_arrays" (or takes them in the method itself).
     """
 
     method: str
     arguments: Mapping[str, Any]
     idempotent: bool = True
+    arrays: bool = False
 
     def __iter__(self) -> Generator[Call[Any], Any, T]:
         """The operation that makes this call alone and returns its answer."""
@@ -74,11 +83,32 @@ class Call(Generic[T]):
         return answer
 
 
-Steps: TypeAlias = Generator[Call[Any], Any, T]
+@dataclass(frozen=True)
+class Together(Generic[Q]):
+    """Calls that may be under way at once, and come in any order.
+
+    What is sent for them is a list of what became of each: its answer, or the `M3QdrantError` that
+    it ended with. After an error that is no refusal none of them begins any more: those that had
+    not begun have that error too.
+
+    Attributes:
+        questions: the calls.
+    """
+
+    questions: tuple[Q, ...]
+
+
+Steps: TypeAlias = Generator[Call[Any] | Together[Call[Any]], Any, T]
 """An operation: it yields calls, is sent each one's answer (or thrown its error), returns T."""
 
 Page: TypeAlias = tuple[list[models.Record], models.ExtendedPointId | None]
 """Points, and the id that the next page begins with; None where there is none."""
+
+
+def together(asked: Iterable[Call[T]]) -> Steps[list[T | M3QdrantError]]:
+    """Calls whose order doesn't matter; what became of each. See `Together`."""
+    outcomes: list[T | M3QdrantError] = yield Together(tuple(asked))
+    return outcomes
 
 
 # -- the location
@@ -183,10 +213,15 @@ def retrieve(
     *,
     with_payload: bool | Sequence[str] = False,
     with_vectors: bool | Sequence[str] = False,
+    arrays: bool = False,
 ) -> Call[list[models.Record]]:
-    """The points with these ids, in any order, without those that aren't there."""
+    """The points with these ids, in any order, without those that aren't there.
+
+    With `arrays` dense vectors and multivectors come as arrays from engines that can give these.
+    """
     selected = {"with_payload": with_payload, "with_vectors": with_vectors}
-    return Call("retrieve", {"collection_name": name, "ids": ids, **selected})
+    arguments = {"collection_name": name, "ids": ids, **selected}
+    return Call("retrieve", arguments, arrays=arrays)
 
 
 def scroll(
@@ -197,18 +232,20 @@ def scroll(
     offset: models.ExtendedPointId | None = None,
     with_payload: bool | Sequence[str] = False,
     with_vectors: bool | Sequence[str] = False,
+    arrays: bool = False,
 ) -> Call[Page]:
-    """A page of points in the order of their ids."""
+    """A page of points in the order of their ids. See `retrieve` for `arrays`."""
     selected = {"with_payload": with_payload, "with_vectors": with_vectors}
     asked = {"scroll_filter": filter, "limit": limit, "offset": offset, **selected}
-    return Call("scroll", {"collection_name": name, **asked})
+    return Call("scroll", {"collection_name": name, **asked}, arrays=arrays)
 
 
 def query_batch_points(
     name: str, requests: Sequence[models.QueryRequest]
 ) -> Call[list[QueryResponse]]:
     """Several queries in one round trip, an answer each."""
-    return Call("query_batch_points", {"collection_name": name, "requests": requests})
+    arguments = {"collection_name": name, "requests": requests}
+    return Call("query_batch_points", arguments, arrays=True)
 
 
 def query_points_groups(
@@ -239,7 +276,8 @@ def query_points_groups(
 
 def upsert(name: str, points: Sequence[models.PointStruct]) -> Call[models.UpdateResult]:
     """Insert or replace points, and wait until it is done."""
-    return Call("upsert", {"collection_name": name, "points": points, "wait": True})
+    arguments = {"collection_name": name, "points": points, "wait": True}
+    return Call("upsert", arguments, arrays=True)
 
 
 def batch_update_points(

@@ -275,7 +275,9 @@ class _Searching:
         ids = {id: None for one in self._asked for id, _ in one.ranking}
         records = []
         if ids:
-            records = yield from calls.retrieve(self._name, list(ids), with_vectors=[DENSE])
+            records = yield from calls.retrieve(
+                self._name, list(ids), with_vectors=[DENSE], arrays=True
+            )
         vectors: dict[PointId, Any] = {r.id: r.vector for r in records}
         for one in self._asked:
             pool = [entry for entry in one.ranking if entry[0] in vectors]

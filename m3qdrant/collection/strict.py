@@ -18,8 +18,9 @@ from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
 from m3qdrant.collection import calls
-from m3qdrant.collection.calls import Call, Steps
+from m3qdrant.collection.calls import Call, Steps, Together
 from m3qdrant.collection.through import through
+from m3qdrant.errors import M3QdrantError, RequestRejectedError
 
 __all__ = ["StrictMode", "kept_to"]
 
@@ -90,8 +91,12 @@ class StrictMode:
 def kept_to(strict: Callable[[], StrictMode], steps: Call[T] | Steps[T]) -> Steps[T]:
     """An operation whose calls keep to a strict mode, which is looked up at each call."""
 
-    def carried(call: Call[Any]) -> Steps[Any]:
+    def carried(call: Call[Any] | Together[Call[Any]]) -> Steps[Any]:
         mode = strict()
+        if isinstance(call, Together):
+            if mode == _NONE:
+                return (yield call)
+            return (yield from _one_by_one(call.questions, carried))
         how = _KEPT.get(call.method)
         if how is None or mode == _NONE:
             return (yield call)
@@ -101,6 +106,26 @@ def kept_to(strict: Callable[[], StrictMode], steps: Call[T] | Steps[T]) -> Step
 
 
 _NONE = StrictMode()
+
+
+def _one_by_one(
+    asked: Sequence[Call[Any]], carried: Callable[[Call[Any]], Steps[Any]]
+) -> Steps[list[Any]]:
+    """What became of calls of which one may be several here; see `Together`."""
+    outcomes: list[Any] = []
+    end: M3QdrantError | None = None
+    for call in asked:
+        if end is None:
+            try:
+                outcomes.append((yield from carried(call)))
+                continue
+            except RequestRejectedError as error:
+                outcomes.append(error)
+                continue
+            except M3QdrantError as error:
+                end = error
+        outcomes.append(end)
+    return outcomes
 
 
 def _scroll(mode: StrictMode, call: Call[Any]) -> Steps[Any]:

@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 def through(
-    steps: Call[T] | Steps[T], carry: Callable[[Call[Any]], Generator[Q, Any, Any]]
+    steps: Call[T] | Steps[T], carry: Callable[[Any], Generator[Q, Any, Any]]
 ) -> Generator[Q, Any, T]:
     """An operation each of whose calls is carried out by another one.
 
     Args:
         steps: the operation. It is closed at the end, whatever happens.
-        carry: makes of a call what is yielded in its place, and returns the call's answer; its
-            errors are thrown into the operation.
+        carry: makes of a call, or of several at once (`Together`), what is yielded in its place,
+            and returns the answer; its errors are thrown into the operation.
     """
     inner = iter(steps)
     answer: Any = None

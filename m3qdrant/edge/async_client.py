@@ -9,7 +9,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
@@ -55,7 +55,8 @@ class AsyncQdrantEdge(AsyncQdrantBase):
     A call costs about 0.1 ms more than with `QdrantEdge`, and 5 to 15 us for each record or hit
     in its answer. Arrays are the fastest here, too: they cross as they are. Answers hold vectors
     as lists, as they do everywhere in qdrant-client, and millions of numbers in lists keep
-    Python's garbage collector busy, which stalls every thread: read them a few points at a time.
+    Python's garbage collector busy, which stalls every thread: read them a few points at a time,
+    or by `retrieve_arrays` and `scroll_arrays`.
 
     Args:
         path: the directory.
@@ -238,6 +239,22 @@ class AsyncQdrantEdge(AsyncQdrantBase):
         async def unindexed(self, collection_name: str) -> int: ...
         async def flush(self, collection_name: str | None = None) -> None: ...
         async def adopt(self, collection_name: str, directory: str | os.PathLike[str]) -> bool: ...
+        async def retrieve_arrays(
+            self,
+            collection_name: str,
+            ids: Sequence[Any],
+            with_payload: Any = True,
+            with_vectors: bool | Sequence[str] = True,
+        ) -> list[models.Record]: ...
+        async def scroll_arrays(
+            self,
+            collection_name: str,
+            scroll_filter: models.Filter | None = None,
+            limit: int = 10,
+            offset: Any = None,
+            with_payload: Any = True,
+            with_vectors: bool | Sequence[str] = True,
+        ) -> tuple[list[models.Record], int | str | None]: ...
 
 
 class _Done:

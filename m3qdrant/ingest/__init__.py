@@ -8,6 +8,7 @@ The files:
     splitting  long documents as documents of a passage each
     exports    the JSONL that documents are written to
     chunks     documents, checked, in chunks of unique ids
+    behind     how many chunks may wait to be written
     plan       which of a chunk are new, which changed, which are as they were
     write      embeddings checked, fitted to what Qdrant takes, made into points, and sent
     prune      what the input no longer has

@@ -1,3 +1,6 @@
+from .behind import BYTES_BEHIND as BYTES_BEHIND
+from .behind import bytes_of as bytes_of
+from .behind import chunks_behind as chunks_behind
 from .chunks import Chunk as Chunk
 from .chunks import Chunker as Chunker
 from .chunks import Item as Item

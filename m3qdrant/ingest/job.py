@@ -7,6 +7,7 @@ does not stop the others: it is left out and stands in the report.
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from m3qdrant.errors import (
     InputError,
     NotFiniteError,
 )
+from m3qdrant.ingest.behind import chunks_behind
 from m3qdrant.ingest.chunks import Chunk, Chunker
 from m3qdrant.ingest.heap import give_back
 from m3qdrant.ingest.plan import Plan, Recipe, compare
@@ -95,7 +97,7 @@ class Ingest:
             model.former if model is not None else None,
         )
         self._optimize = optimize
-        self._under_way: set[str] = set()
+        self._under_way: deque[set[str]] = deque(maxlen=chunks_behind(collection.capabilities))
         self._prune = prune is not False
         self._bound = as_filter(prune) if not isinstance(prune, bool) else None
         if self._prune and prune is not True and says_nothing(self._bound):
@@ -124,12 +126,17 @@ class Ingest:
             ) from error
 
     def plan(self, chunk: Chunk) -> Steps[Plan]:
-        """Compare a chunk with what is stored; before it is written, at any time."""
+        """Compare a chunk with what is stored, while those before it may be being written."""
         stored = self._collection.layout is not None
         planned = yield from compare(
-            self._collection.name, chunk, self._recipe, self._under_way, stored, self.report
+            self._collection.name,
+            chunk,
+            self._recipe,
+            set().union(*self._under_way),
+            stored,
+            self.report,
         )
-        self._under_way = planned.point_ids
+        self._under_way.append(planned.point_ids)
         return planned
 
     def embed(self, planned: Plan) -> M3Embeddings | None:
@@ -137,7 +144,7 @@ class Ingest:
         if not planned.documents:
             return None
         if self._embeddings is not None:
-            return self._embeddings[planned.positions]
+            return self._embeddings[_rows(planned.positions)]
         assert self._encoder is not None  # the store checked
         while planned.documents:
             texts = [document.text for document in planned.documents]
@@ -174,7 +181,9 @@ class Ingest:
             self.report,
             arrays=collection.capabilities.arrays,
         )
-        yield from send(collection.name, prepared, self.report)
+        yield from send(
+            collection.name, prepared, self.report, remote=collection.capabilities.remote
+        )
         if views is not None:
             give_back()
 
@@ -192,6 +201,13 @@ class Ingest:
             yield from self._collection.optimize_if_due()
         elif self._optimize:
             yield from self._collection.optimize()
+
+
+def _rows(positions: list[int]) -> slice | list[int]:
+    """Rows that stand one behind another as a slice, which copies nothing."""
+    first = positions[0]
+    behind = slice(first, first + len(positions))
+    return behind if positions == list(range(behind.start, behind.stop)) else positions
 
 
 def _is_document(documents: Any) -> bool:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from qdrant_client import models
 
-from m3qdrant.collection import Call, Layout, Steps, batches_by_size, calls, points
+from m3qdrant.collection import MAX_BYTES, Call, Layout, Steps, batches_by_size, calls, points
 from m3qdrant.encode import M3Embeddings
-from m3qdrant.errors import DocumentError, RequestRejectedError
+from m3qdrant.errors import DocumentError, M3QdrantError, RequestRejectedError
 from m3qdrant.ingest.plan import Plan, Recipe
 from m3qdrant.ingest.report import IngestReport
 from m3qdrant.names import COLBERT
@@ -103,36 +103,59 @@ def prepare(
     return Prepared(list(entries), payloads)
 
 
-def send(name: str, prepared: Prepared, report: IngestReport) -> Steps[None]:
-    """Upsert points and payloads, in batches that a server accepts.
+_LARGER = 4
+"""An engine without a body limit takes batches of so many times the bytes. The embedded one writes
+its files out behind each, which took as long as all the rest where batches were a server's."""
 
-    A batch that the server refuses is halved until the documents that it refuses stand alone; they
-    go to the report, with the server's reason.
+
+def send(
+    name: str, prepared: Prepared, report: IngestReport, *, remote: bool = True
+) -> Steps[None]:
+    """Upsert points and payloads, in batches that a server accepts, larger ones where none does.
+
+    Several are under way at once. A batch that the server refuses is halved until the documents
+    that it refuses stand alone; they go to the report, with the server's reason.
     """
     for entries, call in ((prepared.points, calls.upsert), (prepared.payloads, _overwrite)):
         done = 0
-        for batch in batches_by_size([entry.point for entry in entries]):
-            yield from _send_batch(name, entries[done : done + len(batch)], call, report)
+        batches = []
+        most = MAX_BYTES if remote else _LARGER * MAX_BYTES
+        for batch in batches_by_size([entry.point for entry in entries], most):
+            batches.append(entries[done : done + len(batch)])
             done += len(batch)
+        yield from _send_batches(name, batches, call, report)
 
 
-def _send_batch(
+def _send_batches(
     name: str,
-    entries: list[Entry],
+    batches: list[list[Entry]],
     call: Callable[[str, list[models.PointStruct]], Call[Any]],
     report: IngestReport,
 ) -> Steps[None]:
-    try:
-        yield from call(name, [entry.point for entry in entries])
-    except RequestRejectedError as error:
-        if len(entries) == 1:
-            report.failed.append(DocumentError(entries[0].name, "point", str(error)))
-            return
-        half = len(entries) // 2
-        for part in (entries[:half], entries[half:]):
-            yield from _send_batch(name, part, call, report)
-        return
-    for entry in entries:
+    """Send batches, whose documents are all different, in any order."""
+    outcomes = yield from calls.together(
+        call(name, [entry.point for entry in batch]) for batch in batches
+    )
+    halves = []
+    failure: M3QdrantError | None = None
+    for batch, outcome in zip(batches, outcomes, strict=True):
+        if not isinstance(outcome, M3QdrantError):
+            _count(batch, report)
+        elif not isinstance(outcome, RequestRejectedError):
+            failure = failure or outcome
+        elif len(batch) == 1:
+            report.failed.append(DocumentError(batch[0].name, "point", str(outcome)))
+        else:
+            half = len(batch) // 2
+            halves += [batch[:half], batch[half:]]
+    if failure is not None:
+        raise failure
+    if halves:
+        yield from _send_batches(name, halves, call, report)
+
+
+def _count(batch: list[Entry], report: IngestReport) -> None:
+    for entry in batch:
         report.tokens += _tokens(entry.point)
         for counted in entry.counts:
             if counted == "truncated":

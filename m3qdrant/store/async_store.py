@@ -179,8 +179,8 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
     ) -> IngestReport:
         """Encode and store documents. A document whose id is there already is replaced.
 
-        The input is read, encoded and written a chunk at a time, one chunk being encoded while the
-        one before is written, so it may be any iterable, of any length. A document whose text,
+        The input is read, encoded and written a chunk at a time, one chunk being encoded while
+        those before are written, so it may be any iterable, of any length. A document whose text,
         model and options are as they were is left alone, so a second run over the same input
         resumes the first. A document that can't be stored is left out; the others are written, and
         the report says which failed and why.
@@ -206,7 +206,8 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             IngestError: Qdrant failed. What was written before stays; `.report` says what.
             asyncio.CancelledError: what was written stays, and running it again resumes.
         """
-        from m3qdrant.ingest import Ingest  # torch, which a store that is only read needs not
+        # torch, which a store that is only read needs not
+        from m3qdrant.ingest import Ingest, bytes_of
 
         await self.open()
         if embeddings is None:
@@ -230,8 +231,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
                 async for chunk in chunks(job.documents, job.chunker):
                     plan = await self._run(job.plan(chunk))
                     views = await in_thread(job.embed, plan)
-                    await background.wait()
-                    await background.start(job.write(plan, views))
+                    await background.start(job.write(plan, views), bytes_of(views))
                     advance(job.report.received, job.encoded)
                 await background.wait()
             advance(job.report.received, job.encoded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from m3qdrant.collection import Capabilities, Collection, Steps
-from m3qdrant.ingest import Chunk, Chunker, read
+from m3qdrant.ingest import BYTES_BEHIND, Chunk, Chunker, chunks_behind, read
 from m3qdrant.transport import Retries, arun
 
 if TYPE_CHECKING:
@@ -44,15 +45,19 @@ class Runner:
 
     def background(self, capabilities: Capabilities) -> Background:
         """Something to run operations behind the back of whoever goes on."""
-        return Background(self.run)
+        return Background(self.run, chunks_behind(capabilities))
 
 
 class Background:
-    """One operation at a time, as a task."""
+    """Operations one after another, in their order, as tasks."""
 
-    def __init__(self, run: Callable[[Steps[Any]], Awaitable[Any]]) -> None:
+    def __init__(self, run: Callable[[Steps[Any]], Awaitable[Any]], most: int) -> None:
+        """At most `most` of them have begun, or wait for it."""
         self._run = run
-        self._pending: asyncio.Task[Any] | None = None
+        self._most = most
+        self._turn = asyncio.Lock()  # which is fair: the first that asks is the first that has it
+        self._failed = False
+        self._pending: deque[tuple[asyncio.Task[Any], int]] = deque()
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,21 +69,45 @@ class Background:
         traceback: TracebackType | None,
     ) -> None:
         """Let what is under way end, also after an error; cancelled, give it up."""
-        if self._pending is None:
+        if not self._pending:
             return
         if kind is not None and issubclass(kind, asyncio.CancelledError):
-            self._pending.cancel()
-        await asyncio.wait([self._pending])
+            for task, _ in self._pending:
+                task.cancel()
+        await asyncio.wait([task for task, _ in self._pending])
 
-    async def start(self, steps: Steps[Any]) -> None:
-        """Begin an operation; the one before has ended."""
-        self._pending = asyncio.ensure_future(self._run(steps))
+    async def start(self, steps: Steps[Any], bytes: int = 0) -> None:
+        """Begin an operation behind those before it, once these are few and small enough.
+
+        Raises:
+            M3QdrantError: the error of one before it; then none of those behind that began.
+        """
+        while self._pending and (
+            len(self._pending) >= self._most
+            or bytes + sum(held for _, held in self._pending) > BYTES_BEHIND
+        ):
+            await self._end_first()
+        self._pending.append((asyncio.ensure_future(self._in_turn(steps)), bytes))
 
     async def wait(self) -> None:
-        """Wait for what was started, and raise its error."""
-        if self._pending is not None:
-            await self._pending
-            self._pending = None
+        """Wait for all that was started, and raise its error."""
+        while self._pending:
+            await self._end_first()
+
+    async def _end_first(self) -> None:
+        await self._pending[0][0]
+        self._pending.popleft()
+
+    async def _in_turn(self, steps: Steps[Any]) -> None:
+        async with self._turn:
+            if self._failed:
+                steps.close()
+                return
+            try:
+                await self._run(steps)
+            except BaseException:
+                self._failed = True
+                raise
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -165,8 +165,8 @@ class M3Store(StoreBase[QdrantBase]):
     ) -> IngestReport:
         """Encode and store documents. A document whose id is there already is replaced.
 
-        The input is read, encoded and written a chunk at a time, one chunk being encoded while the
-        one before is written, so it may be any iterable, of any length. A document whose text,
+        The input is read, encoded and written a chunk at a time, one chunk being encoded while
+        those before are written, so it may be any iterable, of any length. A document whose text,
         model and options are as they were is left alone, so a second run over the same input
         resumes the first. A document that can't be stored is left out; the others are written, and
         the report says which failed and why.
@@ -192,7 +192,8 @@ class M3Store(StoreBase[QdrantBase]):
             IngestError: Qdrant failed. What was written before stays; `.report` says what.
             IngestInterrupted: Ctrl-C (a KeyboardInterrupt). What was under way has been finished.
         """
-        from m3qdrant.ingest import Ingest  # torch, which a store that is only read needs not
+        # torch, which a store that is only read needs not
+        from m3qdrant.ingest import Ingest, bytes_of
 
         self.open()
         if embeddings is None:
@@ -216,8 +217,7 @@ class M3Store(StoreBase[QdrantBase]):
                 for chunk in chunks(job.documents, job.chunker):
                     plan = self._run(job.plan(chunk))
                     views = in_thread(job.embed, plan)
-                    background.wait()
-                    background.start(job.write(plan, views))
+                    background.start(job.write(plan, views), bytes_of(views))
                     advance(job.report.received, job.encoded)
                 background.wait()
             advance(job.report.received, job.encoded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant.collection import Capabilities, Collection, Steps
+from m3qdrant.ingest import BYTES_BEHIND, chunks_behind
 from m3qdrant.ingest import read as chunks
 from m3qdrant.transport import Retries, run
 
@@ -46,19 +48,25 @@ class Runner:
 
     def background(self, capabilities: Capabilities) -> Background:
         """Something to run operations behind the back of whoever goes on."""
-        return Background(self.run, capabilities.threads, self._stop)
+        most = chunks_behind(capabilities)
+        return Background(self.run, capabilities.threads, most, self._stop)
 
 
 class Background:
-    """One operation at a time, in a thread; at once where the engine bears no other thread."""
+    """Operations one after another, in their order, in a thread.
+
+    At once where the engine bears no other thread.
+    """
 
     def __init__(
-        self, run: Callable[[Steps[Any]], Any], threaded: bool, stop: threading.Event
+        self, run: Callable[[Steps[Any]], Any], threaded: bool, most: int, stop: threading.Event
     ) -> None:
-        """`stop` ends the waiting of what is under way, after Ctrl-C."""
+        """At most `most` of them have begun, or wait for it; `stop` ends them, after Ctrl-C."""
         self._run = run
         self._executor = ThreadPoolExecutor(1, "m3qdrant-writer") if threaded else None
-        self._pending: Future[Any] | None = None
+        self._most = most
+        self._failed = False
+        self._pending: deque[tuple[Future[Any], int]] = deque()
         self._stop = stop
 
     def __enter__(self) -> Self:
@@ -70,7 +78,7 @@ class Background:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let what is under way end, also after an error or Ctrl-C."""
+        """Let what is under way end, also after an error; after Ctrl-C, no more than its calls."""
         if self._executor is None:
             return
         if kind is not None and issubclass(kind, KeyboardInterrupt):
@@ -78,18 +86,40 @@ class Background:
         self._executor.shutdown(wait=True)
         self._stop.clear()
 
-    def start(self, steps: Steps[Any]) -> None:
-        """Begin an operation; the one before has ended."""
+    def start(self, steps: Steps[Any], bytes: int = 0) -> None:
+        """Begin an operation behind those before it, once these are few and small enough.
+
+        Raises:
+            M3QdrantError: the error of one before it; then none of those behind that began.
+        """
         if self._executor is None:
             self._run(steps)
-        else:
-            self._pending = self._executor.submit(self._run, steps)
+            return
+        while self._pending and (
+            len(self._pending) >= self._most
+            or bytes + sum(held for _, held in self._pending) > BYTES_BEHIND
+        ):
+            self._end_first()
+        self._pending.append((self._executor.submit(self._in_turn, steps), bytes))
 
     def wait(self) -> None:
-        """Wait for what was started, and raise its error."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        """Wait for all that was started, and raise its error."""
+        while self._pending:
+            self._end_first()
+
+    def _end_first(self) -> None:
+        self._pending[0][0].result()
+        self._pending.popleft()
+
+    def _in_turn(self, steps: Steps[Any]) -> None:
+        if self._failed or self._stop.is_set():
+            steps.close()
+            return
+        try:
+            self._run(steps)
+        except BaseException:
+            self._failed = True
+            raise
 
 
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -11,6 +11,7 @@ The files:
     retries     how long to go on where a server fails for a while
     files       files that a server hands out over REST
     failures    what the failures of Qdrant's clients mean
+    wire/       vectors over gRPC as the bytes that they are
 """
 
 import lazy_loader

@@ -28,6 +28,7 @@ from m3qdrant.transport.nodes import AsyncNodes, Nodes, urls_of
 from m3qdrant.transport.protocols import Protocol, probe, remember, speaks_tls
 from m3qdrant.transport.retries import Retries
 from m3qdrant.transport.running import run
+from m3qdrant.transport.wire.client import AsyncWireClient, WireClient
 
 __all__ = ["TIMEOUT_S", "aconnect", "connect", "describe"]
 
@@ -147,7 +148,8 @@ def connect(
     found = _find(single, timeout_s, read_only, _SYNC, ca_file)
     if isinstance(found, _Server):
         arguments, protocol = _arguments(found, _hurry, retries)
-        return remember(QdrantClient(**arguments), protocol), True
+        kind = WireClient if arguments.get("prefer_grpc") else QdrantClient
+        return remember(kind(**arguments), protocol), True
     return found
 
 
@@ -180,7 +182,8 @@ async def aconnect(
         except asyncio.CancelledError:
             stop.set()
             raise
-        return remember(AsyncQdrantClient(**arguments), protocol), True
+        kind = AsyncWireClient if arguments.get("prefer_grpc") else AsyncQdrantClient
+        return remember(kind(**arguments), protocol), True
     return found
 
 

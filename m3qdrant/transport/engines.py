@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
@@ -10,8 +12,11 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from m3qdrant.collection import EMBEDDED, MEMORY, SERVER, Capabilities
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
 from m3qdrant.transport.nodes import node_of
+from m3qdrant.transport.wire.client import AsyncWireClient, WireClient
 
 __all__ = ["capabilities_of"]
+
+_WIRED = replace(SERVER, arrays=True)
 
 
 def capabilities_of(client: QdrantBase | AsyncQdrantBase) -> Capabilities:
@@ -23,4 +28,4 @@ def capabilities_of(client: QdrantBase | AsyncQdrantBase) -> Capabilities:
     local = options.get("location") == ":memory:" or options.get("path") is not None
     if local or isinstance(client, QdrantLocal | AsyncQdrantLocal):
         return MEMORY
-    return SERVER
+    return _WIRED if isinstance(client, WireClient | AsyncWireClient) else SERVER

@@ -7,18 +7,25 @@ them.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import tenacity
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection import Call, Steps
-from m3qdrant.errors import M3QdrantError, ServerUnavailableError
+from m3qdrant.collection import Call, Steps, Together
+from m3qdrant.errors import (
+    EngineError,
+    M3QdrantError,
+    RequestRejectedError,
+    ServerUnavailableError,
+)
 from m3qdrant.transport.engines import capabilities_of
 from m3qdrant.transport.failures import Failure
 from m3qdrant.transport.nodes import AsyncNodes, Nodes, node_of
@@ -28,6 +35,10 @@ __all__ = ["aask", "adrive", "arun", "ask", "drive", "run"]
 
 Q = TypeVar("Q")
 T = TypeVar("T")
+
+_AT_ONCE = 4
+"""Requests under way at a time. Three keep a server busy; each has at most a batch of points, so
+that all of them together come to less than 100 MB."""
 
 
 def run(
@@ -45,7 +56,7 @@ def run(
         steps: the operation. It is closed at the end, whatever happens.
         where: the collection and its place, for messages.
         retries: how long to go on; only a server's failures pass, so only it is asked again.
-        stop: once set, nothing waits and nothing is tried again.
+        stop: once set, nothing waits, and no call begins or is tried again.
 
     Returns:
         What the operation returns.
@@ -54,7 +65,11 @@ def run(
         M3QdrantError: the failure of a call that the operation did not handle, with its cause, or
             the operation's own.
     """
-    return drive(iter(steps), lambda call: ask(client, call, where, retries, stop))
+    return drive(
+        iter(steps),
+        lambda call: ask(client, call, where, retries, stop),
+        lambda calls: capabilities_of(client).remote,
+    )
 
 
 async def arun(
@@ -65,15 +80,24 @@ async def arun(
     retries: Retries = DEFAULT,
 ) -> T:
     """`run` for asyncio. Cancelled, it stops at once: a request under way is given up."""
-    return await adrive(iter(steps), lambda call: aask(client, call, where, retries))
+    return await adrive(
+        iter(steps),
+        lambda call: aask(client, call, where, retries),
+        lambda calls: capabilities_of(client).remote,
+    )
 
 
-def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], object]) -> T:
+def drive(
+    steps: Generator[Q | Together[Q], Any, T],
+    ask: Callable[[Q], object],
+    at_once: Callable[[Sequence[Q]], bool],
+) -> T:
     """Give a generator the answers that it asks for; what it returns.
 
     Args:
         steps: yields questions of whatever kind, and is closed at the end.
-        ask: answers one. Errors of ours are thrown into the generator.
+        ask: answers one, in whatever thread. Errors of ours are thrown into the generator.
+        at_once: whether several are better answered at once, of a `Together`.
     """
     answer: Any = None
     failure: M3QdrantError | None = None
@@ -82,7 +106,11 @@ def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], object]) -> T:
             question = steps.send(answer) if failure is None else steps.throw(failure)
             answer = failure = None
             try:
-                answer = ask(question)
+                if isinstance(question, Together):
+                    several = at_once(question.questions)
+                    answer = _ask_all(question.questions, ask, _AT_ONCE if several else 1)
+                else:
+                    answer = ask(question)
             except M3QdrantError as error:
                 failure = error
     except StopIteration as end:
@@ -91,7 +119,11 @@ def drive(steps: Generator[Q, Any, T], ask: Callable[[Q], object]) -> T:
         steps.close()
 
 
-async def adrive(steps: Generator[Q, Any, T], ask: Callable[[Q], Awaitable[object]]) -> T:
+async def adrive(
+    steps: Generator[Q | Together[Q], Any, T],
+    ask: Callable[[Q], Awaitable[object]],
+    at_once: Callable[[Sequence[Q]], bool],
+) -> T:
     """`drive` for asyncio."""
     answer: Any = None
     failure: M3QdrantError | None = None
@@ -100,13 +132,79 @@ async def adrive(steps: Generator[Q, Any, T], ask: Callable[[Q], Awaitable[objec
             question = steps.send(answer) if failure is None else steps.throw(failure)
             answer = failure = None
             try:
-                answer = await ask(question)
+                if isinstance(question, Together):
+                    several = at_once(question.questions)
+                    answer = await _aask_all(question.questions, ask, _AT_ONCE if several else 1)
+                else:
+                    answer = await ask(question)
             except M3QdrantError as error:
                 failure = error
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     finally:
         steps.close()
+
+
+class _Outcomes:
+    """What becomes of several questions: answers, and errors of ours; see `Together`."""
+
+    def __init__(self) -> None:
+        self._end: M3QdrantError | None = None
+
+    def before(self) -> M3QdrantError | None:
+        """The error because of which no further question is asked."""
+        return self._end
+
+    def error(self, error: M3QdrantError) -> M3QdrantError:
+        """What became of a question that ended with an error."""
+        if not isinstance(error, RequestRejectedError):
+            self._end = self._end or error
+        return error
+
+
+def _ask_all(questions: Sequence[Q], ask: Callable[[Q], object], at_once: int) -> list[object]:
+    outcomes = _Outcomes()
+
+    def one(question: Q) -> object:
+        if (end := outcomes.before()) is not None:
+            return end
+        try:
+            return ask(question)
+        except M3QdrantError as error:
+            return outcomes.error(error)
+
+    if at_once == 1 or len(questions) < 2:
+        return [one(question) for question in questions]
+    pool = ThreadPoolExecutor(min(at_once, len(questions)), "m3qdrant-call")
+    try:
+        found = list(pool.map(one, questions))
+    except BaseException:  # Ctrl-C: whoever owns the client closes it, which ends those under way
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return found
+
+
+async def _aask_all(
+    questions: Sequence[Q], ask: Callable[[Q], Awaitable[object]], at_once: int
+) -> list[object]:
+    outcomes, turns = _Outcomes(), asyncio.Semaphore(at_once)
+
+    async def one(question: Q) -> object:
+        async with turns:
+            if (end := outcomes.before()) is not None:
+                return end
+            try:
+                return await ask(question)
+            except M3QdrantError as error:
+                return outcomes.error(error)
+
+    tasks = [asyncio.ensure_future(one(question)) for question in questions]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def ask(
@@ -118,6 +216,8 @@ def ask(
 ) -> T:
     """One call's answer; see `run`."""
     tries = _tries(client, call, where, retries)
+    if stop is not None and stop.is_set():
+        raise EngineError(f"{call.method} of {where} was not begun: interrupted")
 
     def sleep(seconds: float) -> None:
         if stop is None:
@@ -178,7 +278,8 @@ def _is_down(error: Exception) -> bool:
 
 
 def _bound(client: QdrantBase | AsyncQdrantBase, call: Call[Any]) -> Callable[[], Any]:
-    return functools.partial(getattr(client, call.method), **call.arguments)
+    method = getattr(client, f"{call.method}_arrays", None) if call.arrays else None
+    return functools.partial(method or getattr(client, call.method), **call.arguments)
 
 
 def _tries(

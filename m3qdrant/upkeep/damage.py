@@ -108,7 +108,12 @@ def look(name: str, layout: Layout, most: int | None, advance: Advance) -> Steps
         limit = page if most is None else min(page, most - found.read)
         try:
             records, following = yield from calls.scroll(
-                name, limit=limit, offset=offset, with_payload=True, with_vectors=list(VECTORS)
+                name,
+                limit=limit,
+                offset=offset,
+                with_payload=True,
+                with_vectors=list(VECTORS),
+                arrays=True,
             )
         except EngineError as error:
             if type(error) not in (EngineError, StoreDamagedError):
@@ -189,4 +194,4 @@ def _lengths(vector: Sequence[Any], allowed: float) -> str:
 
 def _tokens(record: models.Record) -> int:
     vectors: Any = record.vector if isinstance(record.vector, dict) else {}
-    return len(vectors.get(COLBERT) or ())
+    return len(vectors.get(COLBERT, ()))

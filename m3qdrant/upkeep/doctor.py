@@ -413,7 +413,9 @@ def _facts(
     if found.multivectors:
         wanted = True if "" in found.multivectors else list(found.multivectors)
         try:
-            long_sample, _ = yield from calls.scroll(name, limit=_LONG_SAMPLE, with_vectors=wanted)
+            long_sample, _ = yield from calls.scroll(
+                name, limit=_LONG_SAMPLE, with_vectors=wanted, arrays=True
+            )
         except UnsupportedError as error:  # a look at a large directory leaves its vectors out
             unseen = str(error)
         except EngineError:  # damaged, perhaps: reading the points one by one says which

@@ -21,11 +21,12 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import numpy as np
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
@@ -47,7 +48,16 @@ from m3qdrant.upkeep.equality import Rounding, StoredPoint, rounding
 from m3qdrant.upkeep.likeness import differences, kinds_of, metadata_of, settings_of
 from m3qdrant.upkeep.outcome import MigrationReport
 from m3qdrant.upkeep.pulling import UnfitError, pull_files
-from m3qdrant.upkeep.sides import Directed, Side, adrive, aside, drive, side
+from m3qdrant.upkeep.sides import (
+    Asked,
+    Directed,
+    Side,
+    adrive,
+    aside,
+    drive,
+    side,
+    together,
+)
 
 __all__ = ["amigrate", "migrate"]
 
@@ -58,6 +68,8 @@ _PAGE_BYTES = 16_000_000
 """How much a page of points should come to, as JSON. The size of points is only known once they
 are there, so the first page is small, and each follows from the one before."""
 _GROWTH = 4
+_DENSER = 4
+"""In arrays the numbers of so many pages take no more memory than those of one in lists."""
 
 _PAGES_A_CURSOR = 8
 """Pages between two writes of the cursor, each of which is a consensus among a cluster's nodes. So
@@ -88,8 +100,8 @@ def migrate(
         collection: its name at the source.
         target_collection: its name at the target; the same by default. It is made where it isn't
             there.
-        batch: the most points that are held at once. Pages are kept near 16 MB by the size of the
-            points so far.
+        batch: the most points of a page; two pages are held at once, for the next one is read
+            while one is written. Pages are kept near 16 MB by the size of the points so far.
         progress: show progress bars on stderr.
         retries: how long to go on where a server fails for a while (see `Retries`).
         files: where a server's URL is the source and a directory without such a collection the
@@ -241,7 +253,9 @@ class _Migration:
         empty = (yield from _count(target)) == 0
         self._cursor = _cursor(source, start, done)
         pages, number = _Pages(source, self._batch, start), 0
-        while (records := (yield from pages.next())) is not None:
+        records, _ = yield from pages.next()
+        while records is not None:
+            following = pages.following
             there = {} if empty else (yield from _stored(target, records))
             wanted = [
                 record
@@ -249,28 +263,40 @@ class _Migration:
                 if (copy := there.get(str(record.id))) is None
                 or StoredPoint.of(record).compare(copy, allowed) == "different"
             ]
-            for points in batches_by_size(map(_point, wanted)):
-                yield from target.ask(calls.upsert(target.name, points))
+            # the next page is read while this one is written
+            more, _ = yield from pages.next(
+                Asked(target, calls.upsert(target.name, points))
+                for points in batches_by_size(map(self._point, wanted))
+            )
             report.copied += len(wanted)
             report.unchanged += len(records) - len(wanted)
             done += len(records)
-            self._cursor = _cursor(source, pages.following, done)
+            self._cursor = _cursor(source, following, done)
             advance(done)
             number += 1
-            if number % _PAGES_A_CURSOR == 0 and pages.following is not None:
+            if number % _PAGES_A_CURSOR == 0 and following is not None:
                 yield from target.ask(calls.update_collection(target.name, self._cursor))
+            records = more
         self._cursor = None
         found = yield from target.ask(calls.get_collection(target.name))
         if MIGRATION in (found.config.metadata or {}):
             yield from target.ask(calls.update_collection(target.name, {MIGRATION: None}))
+
+    def _point(self, record: models.Record) -> models.PointStruct:
+        point = _point(record)
+        if not self._target.capabilities.arrays:
+            point.vector = _as_lists(point.vector)
+        return point
 
     def _verify(self, allowed: Mapping[str, Rounding], advance: Advance) -> Directed[None]:
         """Compare all points of both sides."""
         source, target, report = self._source, self._target, self._report
         done = found = sum_source = sum_target = 0
         pages = _Pages(source, self._batch)
-        while (records := (yield from pages.next())) is not None:
-            there = yield from _stored(target, records)
+        records, _ = yield from pages.next()
+        while records is not None:
+            more, copies = yield from pages.next([_reading(target, records)] if records else [])
+            there = {str(copy.id): StoredPoint.of(copy) for page in copies for copy in page}
             for point in map(StoredPoint.of, records):
                 sum_source += point.checksum
                 copy = there.get(str(point.id))
@@ -285,6 +311,7 @@ class _Migration:
                     report.different.append(point.id)
             done += len(records)
             advance(done)
+            records = more
         report.source_points = yield from _count(source)
         report.target_points = yield from _count(target)
         report.source_checksum = f"{sum_source % _MODULUS:032x}"
@@ -294,9 +321,17 @@ class _Migration:
 
 
 def _point(record: models.Record) -> models.PointStruct:
+    vector = {} if record.vector is None else record.vector
     return models.PointStruct.model_construct(
-        id=record.id, payload=record.payload or {}, vector=record.vector or {}
+        id=record.id, payload=record.payload or {}, vector=vector
     )
+
+
+def _as_lists(vector: Any) -> Any:
+    """Vectors for an engine that takes no arrays."""
+    if isinstance(vector, Mapping):
+        return {name: _as_lists(each) for name, each in vector.items()}
+    return vector.tolist() if isinstance(vector, np.ndarray) else vector
 
 
 # -- one side
@@ -318,35 +353,46 @@ class _Pages:
         self._size = min(_FIRST_PAGE, batch)
         self._more = True
 
-    def next(self) -> Directed[list[models.Record] | None]:
-        """The next page; None after the last one."""
+    def next(
+        self, meanwhile: Iterable[Asked] = ()
+    ) -> Directed[tuple[list[models.Record] | None, list[Any]]]:
+        """The next page, None after the last one; and the answers to what is asked meanwhile."""
+        others = list(meanwhile)
         if not self._more:
-            return None
-        records, self.following = yield from self._side.ask(
-            calls.scroll(
-                self._side.name,
-                limit=self._size,
-                offset=self.following,
-                with_payload=True,
-                with_vectors=True,
-            )
+            return None, (yield from together(others))
+        reading = calls.scroll(
+            self._side.name,
+            limit=self._size,
+            offset=self.following,
+            with_payload=True,
+            with_vectors=True,
+            arrays=True,
+        )
+        (records, self.following), *found = yield from together(
+            [Asked(self._side, reading), *others]
         )
         self._more = self.following is not None
         bytes = sum(json_size(_point(record)) for record in records)
-        fitting = len(records) * _PAGE_BYTES // max(bytes, 1)
+        most = _PAGE_BYTES * (_DENSER if self._side.capabilities.arrays else 1)
+        fitting = len(records) * most // max(bytes, 1)
         self._size = max(1, min(fitting, _GROWTH * self._size, self._batch))
-        return records
+        return records, found
 
 
 def _stored(side: Side, records: Sequence[models.Record]) -> Directed[dict[str, StoredPoint]]:
     """Those points of a side that have the ids of the records, by the string of the id."""
     if not records:
         return {}
-    ids = [record.id for record in records]
-    found = yield from side.ask(
-        calls.retrieve(side.name, ids, with_payload=True, with_vectors=True)
-    )
+    (found,) = yield from together([_reading(side, records)])
     return {str(record.id): StoredPoint.of(record) for record in found}
+
+
+def _reading(side: Side, records: Sequence[models.Record]) -> Asked:
+    """The call for those points of a side that have the ids of the records."""
+    ids = [record.id for record in records]
+    return Asked(
+        side, calls.retrieve(side.name, ids, with_payload=True, with_vectors=True, arrays=True)
+    )
 
 
 def _count(side: Side) -> Directed[int]:

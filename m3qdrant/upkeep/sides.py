@@ -1,14 +1,16 @@
 """Work on one place or several: calls that say where they go, and who answers them.
 
 An operation here yields `Asked`, a call and the side it is for, so that it can read at one place
-and write at another, and is still written once: `drive` and `adrive` carry it out.
+and write at another, at the same time where it likes (`together`), and is still written once:
+`drive` and `adrive` carry it out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -17,11 +19,20 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
 from m3qdrant import transport
-from m3qdrant.collection import Call, Capabilities, Steps, StrictMode, kept_to, through
+from m3qdrant.collection import (
+    Call,
+    Capabilities,
+    Steps,
+    StrictMode,
+    Together,
+    kept_to,
+    through,
+)
 from m3qdrant.edge import AsyncQdrantEdge, QdrantEdge
+from m3qdrant.errors import M3QdrantError
 from m3qdrant.transport import Retries, capabilities_of
 
-__all__ = ["Asked", "Directed", "Side", "adrive", "aside", "drive", "side"]
+__all__ = ["Asked", "Directed", "Side", "adrive", "aside", "drive", "side", "together"]
 
 T = TypeVar("T")
 
@@ -79,7 +90,9 @@ class Side:
     def ask(self, steps: Call[T] | Steps[T]) -> Directed[T]:
         """A call, or an operation of calls, directed here; its answer."""
 
-        def directed(call: Call[Any]) -> Directed[Any]:
+        def directed(call: Call[Any] | Together[Call[Any]]) -> Directed[Any]:
+            if isinstance(call, Together):
+                return (yield Together(tuple(Asked(self, one) for one in call.questions)))
             return (yield Asked(self, call))
 
         return (yield from through(kept_to(lambda: self.strict, steps), directed))
@@ -92,8 +105,27 @@ class Asked(NamedTuple):
     call: Call[Any]
 
 
-Directed: TypeAlias = Generator[Asked, Any, T]
+Directed: TypeAlias = Generator[Asked | Together[Asked], Any, T]
 """An operation over several sides; see `collection.calls.Steps`."""
+
+
+def together(asked: Iterable[Asked]) -> Directed[list[Any]]:
+    """Calls whose order doesn't matter, at whatever sides; their answers.
+
+    Raises:
+        M3QdrantError: the first one's that failed, when all of them have ended.
+    """
+    outcomes: list[Any] = yield Together(tuple(asked))
+    for outcome in outcomes:
+        if isinstance(outcome, M3QdrantError):
+            raise outcome
+    return outcomes
+
+
+def _at_once(asked: Sequence[Asked]) -> bool:
+    """Whether one side can be asked while another one works."""
+    sides = [each.side.capabilities for each in asked]
+    return all(side.threads for side in sides) and any(side.remote for side in sides)
 
 
 def drive(steps: Directed[T]) -> T:
@@ -102,9 +134,14 @@ def drive(steps: Directed[T]) -> T:
     def ask(asked: Asked) -> object:
         side = asked.side
         assert isinstance(side.client, QdrantBase)
-        return transport.ask(side.client, asked.call, str(side), side.retries)
+        return transport.ask(side.client, asked.call, str(side), side.retries, stop)
 
-    return transport.drive(steps, ask)
+    stop = threading.Event()
+    try:
+        return transport.drive(steps, ask, _at_once)
+    except BaseException:
+        stop.set()  # what is under way in other threads tries nothing again
+        raise
 
 
 async def adrive(steps: Directed[T]) -> T:
@@ -115,7 +152,7 @@ async def adrive(steps: Directed[T]) -> T:
         assert isinstance(side.client, AsyncQdrantBase)
         return await transport.aask(side.client, asked.call, str(side), side.retries)
 
-    return await transport.adrive(steps, ask)
+    return await transport.adrive(steps, ask, _at_once)
 
 
 @contextlib.contextmanager

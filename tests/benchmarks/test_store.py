@@ -243,3 +243,33 @@ def test_its_plots(finished: tuple[int, dict[str, Any], Path]) -> None:
         "-costs.png",
         "-engines.png",
     }
+
+
+def test_beside_what_is_installed(tmp_path: Path) -> None:
+    arguments = ["store", "--quick", "--documents", "40", "--no-choices", "--peers"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("QDRANT_URL", raising=False)
+        assert main([*arguments, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("beside-quick-*.json")
+    rows = {row["name"]: row for row in json.loads(path.read_text())["peers"]}
+    for name in ("m3qdrant, embedded", "qdrant-client's local mode"):
+        assert rows[name]["status"] == "ok"
+        assert rows[name]["recall"] == 1  # so few documents are all candidates
+        assert rows[name]["documents_s"] > 0
+    assert {row["status"] for row in rows.values()} <= {"ok", "not installed"}
+
+
+def test_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QDRANT_URL", raising=False)
+    with pytest.raises(SystemExit):
+        main(["store", "--quick", "--no-choices"])
+
+
+def test_a_server_beside_qdrant_client(tmp_path: Path) -> None:
+    if not os.environ.get("QDRANT_URL"):
+        pytest.skip("QDRANT_URL names no server")
+    assert main(["store", "--quick", "--no-choices", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("beside-quick-*.json")
+    rows = json.loads(path.read_text())["server"]
+    assert [row["way"] for row in rows] == ["write"] * 2 + ["read"] * 3
+    assert all(row["documents_s"] > 0 and row["cpu_s"] > 0 for row in rows)

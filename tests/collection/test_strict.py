@@ -11,7 +11,7 @@ from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
 from m3qdrant.collection import Call, Steps, StrictMode, calls, kept_to
-from m3qdrant.errors import RequestRejectedError
+from m3qdrant.errors import M3QdrantError, RequestRejectedError, ServerUnavailableError
 
 IDS = list(range(1, 1001))
 
@@ -31,6 +31,7 @@ class Server:
         try:
             while True:
                 call = operation.send(answer)
+                assert isinstance(call, Call)  # several at once are taken apart
                 self.asked.append(call)
                 answer = getattr(self, call.method)(**call.arguments)
         except StopIteration as end:
@@ -175,3 +176,50 @@ def test_what_a_collection_says(enabled: bool | None) -> None:
 
 def _point(id: int) -> models.PointStruct:
     return models.PointStruct(id=id, vector=[1.0])
+
+
+def test_several_at_once_are_made_into_what_is_allowed() -> None:
+    server = Server(StrictMode(upserts=3))
+
+    def upsert(n: int) -> Call[Any]:
+        points = [models.PointStruct(id=i, vector={}) for i in range(n)]
+        return calls.upsert("c", points)
+
+    outcomes = server.run(calls.together([upsert(2), upsert(7)]))
+    assert [len(call.arguments["points"]) for call in server.asked] == [2, 3, 3, 1]
+    assert [outcome.status for outcome in outcomes] == [models.UpdateStatus.COMPLETED] * 2
+
+
+def test_what_a_call_of_several_ends_with_ends_the_others() -> None:
+    refused, gone = RequestRejectedError("no"), ServerUnavailableError("gone")
+
+    class Failing(Server):
+        def upsert(self, points: Sequence[models.PointStruct], **_: Any) -> models.UpdateResult:
+            raise {1: refused, 2: gone}[len(points)]
+
+    def upsert(n: int) -> Call[Any]:
+        return calls.upsert(
+            "c", [models.PointStruct(id=i, vector={}) for i in range(n)], wait=True
+        )
+
+    # what is thrown into the operation is what the call ended with
+    def drive(server: Server, steps: Steps[Any]) -> Any:
+        operation = kept_to(lambda: server.mode, steps)
+        found = operation.send(None)
+        try:
+            while True:
+                assert isinstance(found, Call)
+                server.asked.append(found)
+                try:
+                    answer = getattr(server, found.method)(**found.arguments)
+                except M3QdrantError as error:
+                    found = operation.throw(error)
+                else:
+                    found = operation.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    server = Failing(StrictMode(upserts=5))
+    outcomes = drive(server, calls.together([upsert(1), upsert(2), upsert(1)]))
+    assert outcomes == [refused, gone, gone]
+    assert len(server.asked) == 2

@@ -174,6 +174,19 @@ class _Points(protocol.PointsServicer):
 
         return self.server.serve("Count", context, work)
 
+    def Get(self, request: Any, context: Any) -> Any:  # noqa: N802
+        def work() -> Any:
+            found = self.server.backing.retrieve(
+                request.collection_name,
+                [GrpcToRest.convert_point_id(id) for id in request.ids],
+                GrpcToRest.convert_with_payload_selector(request.with_payload),
+                GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+            )
+            bare = [r.model_copy(update={"payload": r.payload or {}}) for r in found]
+            return protocol.GetResponse(result=[RestToGrpc.convert_record(r) for r in bare])
+
+        return self.server.serve("Get", context, work)
+
     def QueryBatch(self, request: Any, context: Any) -> Any:  # noqa: N802
         def work() -> Any:
             requests = [GrpcToRest.convert_query_points(q) for q in request.query_points]

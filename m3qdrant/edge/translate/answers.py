@@ -6,16 +6,26 @@ would look at every number of every vector again.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
 from m3qdrant.edge.translate.configuration import hnsw_settings
 
-__all__ = ["collection_info", "completed", "index_type", "point_id", "record", "scored_point"]
+__all__ = [
+    "array_record",
+    "collection_info",
+    "completed",
+    "index_type",
+    "point_id",
+    "record",
+    "scored_point",
+]
 
 
 def point_id(id: Any) -> int | str:
@@ -31,6 +41,32 @@ def record(r: edge.Record) -> models.Record:
         vector=_vectors(r.vector),
         order_value=r.order_value,
     )
+
+
+def array_record(r: edge.Record) -> models.Record:
+    """A retrieved point whose dense vectors and multivectors are float32 arrays.
+
+    One after another: the engine gives lists, and those of one point are gone before the next
+    one's come.
+    """
+    found = record(r)
+    vector: Any = found.vector
+    if isinstance(vector, Mapping):
+        found.vector = {name: _array(each) for name, each in vector.items()}
+    else:
+        found.vector = _array(vector)
+    return found
+
+
+def _array(vector: Any) -> Any:
+    if not isinstance(vector, list):
+        return vector
+    if not vector or not isinstance(vector[0], list):
+        return np.frombuffer(struct.pack(f"{len(vector)}f", *vector), np.float32)
+    # row by row, which takes a third of the time of numpy's own look at a list of lists
+    pack = struct.Struct(f"{len(vector[0])}f").pack
+    flat = np.frombuffer(b"".join([pack(*row) for row in vector]), np.float32)
+    return flat.reshape(len(vector), len(vector[0]))
 
 
 def scored_point(p: edge.ScoredPoint) -> models.ScoredPoint:
