@@ -11,7 +11,7 @@ the server's refusal, which says what to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from qdrant_client import models
@@ -183,7 +183,7 @@ _KEPT: dict[str, Callable[[StrictMode, Call[Any]], Steps[Any]]] = {
 
 
 def _with(call: Call[Any], **changed: Any) -> Call[Any]:
-    return Call(call.method, {**call.arguments, **changed}, call.idempotent)
+    return replace(call, arguments={**call.arguments, **changed})
 
 
 def _parts(items: Sequence[T], most: int | None) -> Iterator[Sequence[T]]:

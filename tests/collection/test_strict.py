@@ -187,6 +187,7 @@ def test_several_at_once_are_made_into_what_is_allowed() -> None:
 
     outcomes = server.run(calls.together([upsert(2), upsert(7)]))
     assert [len(call.arguments["points"]) for call in server.asked] == [2, 3, 3, 1]
+    assert all(call.arrays for call in server.asked)  # its vectors may be arrays still
     assert [outcome.status for outcome in outcomes] == [models.UpdateStatus.COMPLETED] * 2
 
 
@@ -198,9 +199,7 @@ def test_what_a_call_of_several_ends_with_ends_the_others() -> None:
             raise {1: refused, 2: gone}[len(points)]
 
     def upsert(n: int) -> Call[Any]:
-        return calls.upsert(
-            "c", [models.PointStruct(id=i, vector={}) for i in range(n)], wait=True
-        )
+        return calls.upsert("c", [models.PointStruct(id=i, vector={}) for i in range(n)])
 
     # what is thrown into the operation is what the call ended with
     def drive(server: Server, steps: Steps[Any]) -> Any:
