@@ -222,6 +222,9 @@ class _Migration:
         source = self._source = replace(source, strict=StrictMode.of(info))
         found = yield from _prepare_target(source, target, info)
         target = self._target = replace(target, strict=StrictMode.of(found))
+        # pages are read and written as they are, several under way at once
+        limits = (self._batch, source.strict.limit, target.strict.upserts)
+        self._batch = min(n for n in limits if n is not None)
         allowed = rounding(found.config.params)
         if self._taken:
             self._report.copied = yield from _count(target)
