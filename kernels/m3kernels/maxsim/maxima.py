@@ -31,7 +31,7 @@ _DIGITS_DIMS = range(16, (1 << 15) + 1)
 
 # Rows of a block on a CPU: read where they lie, so many that MKL's start of each product counts
 # little; or widened, few enough that they stay in the cache.
-_ROWS_IN_PLACE = 1 << 14
+_ROWS_IN_PLACE = 1 << 15
 _ROWS_WIDENED = 1 << 11
 
 # Rows whose maximum is taken before it is looked at whose they are: most are of one document.
