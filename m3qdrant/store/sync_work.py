@@ -78,10 +78,14 @@ class Background:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let what is under way end, also after an error; after Ctrl-C, no more than its calls."""
+        """Let what is under way end, also after an error.
+
+        After Ctrl-C no more than its calls where several may wait: a server may take long. The
+        embedded engine has one, and finishes it.
+        """
         if self._executor is None:
             return
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._most > 1:
             self._stop.set()
         self._executor.shutdown(wait=True)
         self._stop.clear()

@@ -13,6 +13,7 @@ from benchmarks.__main__ import main
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS: dict[str, set[str]] = {
     "kernels": {"floor", "roofline"},
+    "gpu": {"floor", "roofline"},  # its part of the kernels
     "store": {"costs", "engines"},
     "ingest": {"memory"},
     "beside": set(),  # other stores are compared in tables
