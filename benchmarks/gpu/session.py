@@ -104,7 +104,7 @@ def run(
                 if "result" in outcome:  # a suite's own, which asked git
                     outcome["result"]["commit"] = at
                 _write(path, result)
-                say(_line(name, result["parts"][name]))
+                say(_line(name, outcome))
     say(_table(result))
     return path, result
 

@@ -27,7 +27,7 @@ from benchmarks.gpu.forcing import forced, named
 from benchmarks.tables import aligned
 from benchmarks.timing import Clock, Run, capture, clock_for, quantile
 
-__all__ = ["Shape", "around", "compile_all", "run", "timings"]
+__all__ = ["around", "run"]
 
 # Less than this is noise.
 _WORTH = 0.97
@@ -40,7 +40,7 @@ _TOKENS_TO_COMPILE = 3
 
 
 @dataclass(frozen=True)
-class Shape:
+class _Shape:
     """A call whose row of the table is looked at."""
 
     name: str
@@ -54,21 +54,21 @@ class Shape:
 
 
 _SHAPES = (
-    Shape("32 rows", 32, 1000, 512, 1024),
-    Shape("64 rows", 64, 1000, 512, 1024),
-    Shape("128 rows", 128, 1000, 512, 1024),
-    Shape("4096 rows", 4096, 250, 512, 1024),
-    Shape("int8", 32, 1000, 512, 1024, narrow=torch.int8),
-    Shape("fp8", 32, 1000, 512, 1024, torch.float16, torch.float8_e4m3fn),
-    Shape("d = 64", 32, 4000, 512, 64),
-    Shape("d = 128", 32, 4000, 512, 128),
-    Shape("float32", 32, 250, 512, 1024, torch.float32),
-    Shape("pairs", 32, 1000, 180, 1024, pairs=True),
-    Shape("100 documents", 32, 100, 512, 1024),
+    _Shape("32 rows", 32, 1000, 512, 1024),
+    _Shape("64 rows", 64, 1000, 512, 1024),
+    _Shape("128 rows", 128, 1000, 512, 1024),
+    _Shape("4096 rows", 4096, 250, 512, 1024),
+    _Shape("int8", 32, 1000, 512, 1024, narrow=torch.int8),
+    _Shape("fp8", 32, 1000, 512, 1024, torch.float16, torch.float8_e4m3fn),
+    _Shape("d = 64", 32, 4000, 512, 64),
+    _Shape("d = 128", 32, 4000, 512, 128),
+    _Shape("float32", 32, 250, 512, 1024, torch.float32),
+    _Shape("pairs", 32, 1000, 180, 1024, pairs=True),
+    _Shape("100 documents", 32, 100, 512, 1024),
 )
 _SHAPES_DRY = (
-    Shape("12 rows", 12, 3, 20, 16, torch.float32),
-    Shape("int8", 12, 3, 20, 16, torch.float32, torch.int8),
+    _Shape("12 rows", 12, 3, 20, 16, torch.float32),
+    _Shape("int8", 12, 3, 20, 16, torch.float32, torch.int8),
 )
 
 
@@ -78,20 +78,20 @@ def run(*, dry: bool) -> dict[str, Any]:
     target = target_of(device)
     assert target is not None
     clock = clock_for(device)
-    tiles: dict[Shape, list[Tile]] = {}
+    tiles: dict[_Shape, list[Tile]] = {}
     for shape in _SHAPES_DRY if dry else _SHAPES:
         if shape.narrow != torch.float8_e4m3fn or target.fp8:
             tiles[shape] = _tiles(shape, target.family)[: 3 if dry else None]
     if not dry:
-        compile_all([(shape, tile) for shape, some in tiles.items() for tile in some])
+        _compile_all([(shape, tile) for shape, some in tiles.items() for tile in some])
     shapes: list[dict[str, Any]] = []
     for shape, some in tiles.items():
-        timed = timings(shape, some, device, clock, repeats=2 if dry else _REPEATS)
+        timed = _timings(shape, some, device, clock, repeats=2 if dry else _REPEATS)
         shapes.append({"name": shape.name, "row": named(some[0]), "tiles": timed})
     return _told(shapes)
 
 
-def _tiles(shape: Shape, family: str) -> list[Tile]:
+def _tiles(shape: _Shape, family: str) -> list[Tile]:
     """The row of the table that a shape uses, then those around it."""
     documents = shape.narrow or shape.dtype
     compute = multiplied_as(shape.dtype, documents)
@@ -107,14 +107,14 @@ def _tiles(shape: Shape, family: str) -> list[Tile]:
     return list(around(mine, widened=on_n, pairs=shape.pairs))
 
 
-def compile_all(jobs: list[tuple[Shape, Tile]]) -> None:
+def _compile_all(jobs: list[tuple[_Shape, Tile]]) -> None:
     """Compile kernels in as many processes as there are cores, into Triton's cache on the disk."""
     workers = min(os.cpu_count() or 1, _MOST_COMPILERS, len(jobs))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         pool.map(_compile, jobs, chunksize=1)
 
 
-def _compile(job: tuple[Shape, Tile]) -> None:
+def _compile(job: tuple[_Shape, Tile]) -> None:
     shape, tile = job
     arguments = _inputs(replace(shape, tokens=_TOKENS_TO_COMPILE), torch.device("cuda"))
     with contextlib.suppress(Exception), forced(tile):  # the timing says why it doesn't run
@@ -153,8 +153,8 @@ def around(tile: Tile, *, widened: bool, pairs: bool) -> Iterator[Tile]:
         yield replace(tile, q_on_m=not tile.q_on_m, flat=False)
 
 
-def timings(
-    shape: Shape, tiles: list[Tile], device: torch.device, clock: Clock, repeats: int
+def _timings(
+    shape: _Shape, tiles: list[Tile], device: torch.device, clock: Clock, repeats: int
 ) -> list[dict[str, Any]]:
     """Return the seconds of each tile that compiles, fits and gives what the first one gives."""
     arguments = _inputs(shape, device)
@@ -181,7 +181,7 @@ def timings(
     return rows
 
 
-def _inputs(shape: Shape, device: torch.device) -> tuple[Any, ...]:
+def _inputs(shape: _Shape, device: torch.device) -> tuple[Any, ...]:
     """The arguments of `maxsim_triton`."""
     n_rows = shape.documents * shape.tokens
     queries = _unit(shape.query_rows, shape.dim, device).to(shape.dtype)
