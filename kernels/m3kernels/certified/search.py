@@ -142,7 +142,7 @@ class _Run:
             if not self.documents.at_hand:
                 of_query, ids, most = self._scan(self._fine(score, torch.unique(ids)))
         else:
-            of_query, ids, most = self._scan(self._fine(score, self._wanted()))
+            of_query, ids, most = self._scan(self._fine(score, self.union.nonzero()[:, 0]))
 
         best = Best(self.n_q, self.k, ids.device)
         at_first = _ranks(of_query, most, self.n_q) < self.k
@@ -209,34 +209,22 @@ class _Run:
             ids = torch.arange(of.start, of.stop)
             yield ids, *bounds.around(scores, documents.residuals[of], documents.norms[of])
 
-    def _wanted(self) -> Tensor | None:
-        """The ids of the documents that are allowed, None for all."""
-        return None if bool(self.union.all()) else self.union.nonzero()[:, 0]
-
-    def _fine(self, score: Score, ids: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Documents ids (n,) or all, by what `maxsim` makes of int8 documents."""
+    def _fine(self, score: Score, ids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Documents ids (n,), by what `maxsim` makes of int8 documents."""
         queries, cu_q = self.batch
         lost = lost_by_digits(queries)
         bounds = Bounds.of(queries, cu_q, lost, self.reduction, exact_sums=False)
         documents = self.documents
-        if ids is None:  # read where they lie
-            for first in range(0, self.n_d, self.most):
-                last = min(first + self.most, self.n_d)
-                cu = documents.cu_seqlens[first : last + 1]
-                of = slice(0, documents.rows.shape[0])
-                if last - first < self.n_d:
-                    of = slice(int(cu[0]), int(cu[-1]))
-                scores = score(self.batch, documents.rows[of], cu - cu[0], documents.scales[of])
-                part = torch.arange(first, last, device=scores.device)
-                here = slice(first, last)
-                yield (
-                    part,
-                    *bounds.around(scores, documents.residuals[here], documents.norms[here]),
-                )
-            return
-        for part in self._parts(ids, 1):
-            places, _, cu = rows_of(documents.cu_seqlens, part)
-            rows, scales = documents.rows.index_select(0, places), documents.scales[places]
+        # Neighbours are read where they lie, so that only their scores take memory.
+        parts = torch.split(ids, self.most) if _neighbours(ids) else self._parts(ids, 1)
+        for part in parts:
+            if _neighbours(part):
+                cu = documents.cu_seqlens[int(part[0]) : int(part[-1]) + 2]
+                of = slice(int(cu[0]), int(cu[-1]))
+                rows, scales, cu = documents.rows[of], documents.scales[of], cu - cu[0]
+            else:
+                places, _, cu = rows_of(documents.cu_seqlens, part)
+                rows, scales = documents.rows.index_select(0, places), documents.scales[places]
             scores = score(self.batch, rows, cu, scales)
             around = bounds.around(scores, documents.residuals[part], documents.norms[part])
             yield part, *around
@@ -245,6 +233,11 @@ class _Run:
         most = _ROWS_BYTES_CPU if ids.device.type == "cpu" else _ROWS_BYTES_GPU
         rows = max(most // (itemsize * self.documents.rows.shape[1]), 1)
         return runs(self.documents.cu_seqlens, ids, self.most, rows)
+
+
+def _neighbours(ids: Tensor) -> bool:
+    """Whether ids (n,), which ascend, are those of documents one after another."""
+    return ids.shape[0] > 0 and ids.shape[0] == int(ids[-1] - ids[0]) + 1
 
 
 def _ranks(of_query: Tensor, most: Tensor, n_q: int) -> Tensor:
