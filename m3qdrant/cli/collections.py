@@ -215,6 +215,7 @@ def pull(
     full: Annotated[
         bool, typer.Option("--full", help="Load all of it, also where only some has changed.")
     ] = False,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Take a server's collection into a directory, by its files, and verify a sample there.
@@ -226,7 +227,13 @@ def pull(
 
     with interruptible("what was loaded stays, run it again for the rest"):
         report = run(
-            source, directory, collection, target_collection, full=full, progress=not as_json
+            source,
+            directory,
+            collection,
+            target_collection,
+            full=full,
+            progress=not as_json,
+            ca_file=ca_file,
         )
     if as_json:
         print_json(report.to_dict())

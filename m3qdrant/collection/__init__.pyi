@@ -6,6 +6,7 @@ from .batches import batches_by_size as batches_by_size
 from .batches import json_size as json_size
 from .calls import Call as Call
 from .calls import CollectionSettings as CollectionSettings
+from .calls import Outcomes as Outcomes
 from .calls import Steps as Steps
 from .calls import Together as Together
 from .capabilities import EMBEDDED as EMBEDDED

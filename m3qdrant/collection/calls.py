@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
-from m3qdrant.errors import M3QdrantError
+from m3qdrant.errors import M3QdrantError, RequestRejectedError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "CollectionSettings",
+    "Outcomes",
     "Steps",
     "Together",
     "batch_update_points",
@@ -96,6 +97,23 @@ class Together(Generic[Q]):
     """
 
     questions: tuple[Q, ...]
+
+
+class Outcomes:
+    """What becomes of the questions of a `Together`, for whoever asks them."""
+
+    def __init__(self) -> None:
+        self._end: M3QdrantError | None = None
+
+    def before(self) -> M3QdrantError | None:
+        """The error because of which no further question is asked."""
+        return self._end
+
+    def error(self, error: M3QdrantError) -> M3QdrantError:
+        """What became of a question that ended with an error."""
+        if not isinstance(error, RequestRejectedError):
+            self._end = self._end or error
+        return error
 
 
 Steps: TypeAlias = Generator[Call[Any] | Together[Call[Any]], Any, T]

@@ -18,9 +18,9 @@ from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
 from m3qdrant.collection import calls
-from m3qdrant.collection.calls import Call, Steps, Together
+from m3qdrant.collection.calls import Call, Outcomes, Steps, Together
 from m3qdrant.collection.through import through
-from m3qdrant.errors import M3QdrantError, RequestRejectedError
+from m3qdrant.errors import M3QdrantError
 
 __all__ = ["StrictMode", "kept_to"]
 
@@ -112,20 +112,16 @@ def _one_by_one(
     asked: Sequence[Call[Any]], carried: Callable[[Call[Any]], Steps[Any]]
 ) -> Steps[list[Any]]:
     """What became of calls of which one may be several here; see `Together`."""
-    outcomes: list[Any] = []
-    end: M3QdrantError | None = None
+    outcomes, found = Outcomes(), []
     for call in asked:
-        if end is None:
-            try:
-                outcomes.append((yield from carried(call)))
-                continue
-            except RequestRejectedError as error:
-                outcomes.append(error)
-                continue
-            except M3QdrantError as error:
-                end = error
-        outcomes.append(end)
-    return outcomes
+        if (end := outcomes.before()) is not None:
+            found.append(end)
+            continue
+        try:
+            found.append((yield from carried(call)))
+        except M3QdrantError as error:
+            found.append(outcomes.error(error))
+    return found
 
 
 def _scroll(mode: StrictMode, call: Call[Any]) -> Steps[Any]:

@@ -87,7 +87,29 @@ def _none(urls: Sequence[str], errors: Sequence[M3QdrantError]) -> ServerUnavail
     )
 
 
-class Nodes(QdrantBase):
+class _Asked:
+    """What has the methods of the client of the node that is asked."""
+
+    _turns: _Turns
+
+    def __getattribute__(self, name: str) -> Any:
+        # the interface's methods are there, and raise: they are the node's to answer
+        if name[0] == "_" or name in _OWN:
+            return object.__getattribute__(self, name)
+        return getattr(self.node, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_turns":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.node, name)
+
+    @property
+    def node(self) -> Any:
+        """The client of the node whose turn it is."""
+        return self._turns.node
+
+
+class Nodes(_Asked, QdrantBase):
     """The nodes of one cluster, with the methods of the client of the one that is asked.
 
     Attributes:
@@ -118,22 +140,6 @@ class Nodes(QdrantBase):
                 errors.append(error)
         raise _none(urls, errors) from errors[-1]
 
-    def __getattribute__(self, name: str) -> Any:
-        # the interface's methods are there, and raise: they are the node's to answer
-        if name[0] == "_" or name in _OWN:
-            return object.__getattribute__(self, name)
-        return getattr(self.node, name)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_turns":  # not made yet
-            raise AttributeError(name)
-        return getattr(self.node, name)
-
-    @property
-    def node(self) -> Any:
-        """The client of the node whose turn it is."""
-        return self._turns.node
-
     def turn(self, failed: Any) -> None:
         """Go on to the next node that answers, unless somebody has; stay where none does."""
         with self._lock:
@@ -159,7 +165,7 @@ class Nodes(QdrantBase):
             client.close(*args, **kwargs)
 
 
-class AsyncNodes(AsyncQdrantBase):
+class AsyncNodes(_Asked, AsyncQdrantBase):
     """`Nodes` for asyncio; `open` makes one.
 
     Attributes:
@@ -189,22 +195,6 @@ class AsyncNodes(AsyncQdrantBase):
             except ServerUnavailableError as error:
                 errors.append(error)
         raise _none(self._turns.urls, errors) from errors[-1]
-
-    def __getattribute__(self, name: str) -> Any:
-        # the interface's methods are there, and raise: they are the node's to answer
-        if name[0] == "_" or name in _OWN:
-            return object.__getattribute__(self, name)
-        return getattr(self.node, name)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_turns":  # not made yet
-            raise AttributeError(name)
-        return getattr(self.node, name)
-
-    @property
-    def node(self) -> Any:
-        """The client of the node whose turn it is."""
-        return self._turns.node
 
     async def turn(self, failed: Any) -> None:
         """`Nodes.turn`."""

@@ -19,11 +19,10 @@ import tenacity
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection import Call, Steps, Together
+from m3qdrant.collection import Call, Outcomes, Steps, Together
 from m3qdrant.errors import (
     EngineError,
     M3QdrantError,
-    RequestRejectedError,
     ServerUnavailableError,
 )
 from m3qdrant.transport.engines import capabilities_of
@@ -145,25 +144,8 @@ async def adrive(
         steps.close()
 
 
-class _Outcomes:
-    """What becomes of several questions: answers, and errors of ours; see `Together`."""
-
-    def __init__(self) -> None:
-        self._end: M3QdrantError | None = None
-
-    def before(self) -> M3QdrantError | None:
-        """The error because of which no further question is asked."""
-        return self._end
-
-    def error(self, error: M3QdrantError) -> M3QdrantError:
-        """What became of a question that ended with an error."""
-        if not isinstance(error, RequestRejectedError):
-            self._end = self._end or error
-        return error
-
-
 def _ask_all(questions: Sequence[Q], ask: Callable[[Q], object], at_once: int) -> list[object]:
-    outcomes = _Outcomes()
+    outcomes = Outcomes()
 
     def one(question: Q) -> object:
         if (end := outcomes.before()) is not None:
@@ -188,7 +170,7 @@ def _ask_all(questions: Sequence[Q], ask: Callable[[Q], object], at_once: int) -
 async def _aask_all(
     questions: Sequence[Q], ask: Callable[[Q], Awaitable[object]], at_once: int
 ) -> list[object]:
-    outcomes, turns = _Outcomes(), asyncio.Semaphore(at_once)
+    outcomes, turns = Outcomes(), asyncio.Semaphore(at_once)
 
     async def one(question: Q) -> object:
         async with turns:

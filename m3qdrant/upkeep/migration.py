@@ -120,7 +120,7 @@ def migrate(
     """
     _check(source, target, batch)
     name = target_collection or collection
-    taken = files and _take_files(source, target, collection, name, progress, retries)
+    taken = files and _take_files(source, target, collection, name, progress, retries, ca_file)
     with (
         side(source, collection, retries, ca_file=ca_file) as one,
         side(target, name, retries, ca_file=ca_file) as two,
@@ -150,7 +150,7 @@ async def amigrate(
     _check(source, target, batch)
     name = target_collection or collection
     taken = files and await asyncio.to_thread(
-        _take_files, source, target, collection, name, progress, retries
+        _take_files, source, target, collection, name, progress, retries, ca_file
     )
     async with (
         aside(source, collection, retries, ca_file=ca_file) as one,
@@ -180,6 +180,7 @@ def _take_files(
     name: str,
     progress: bool,
     retries: Retries | None,
+    ca_file: str | os.PathLike[str] | None,
 ) -> bool:
     """Take the collection's files over where that can be; whether they were."""
     if not isinstance(source, str) or not isinstance(target, str | os.PathLike):
@@ -192,7 +193,15 @@ def _take_files(
     if name in collection_names(root):
         return False
     try:
-        pull_files(source.split(","), root, collection, name, progress=progress, retries=retries)
+        pull_files(
+            [url.strip() for url in source.split(",")],
+            root,
+            collection,
+            name,
+            progress=progress,
+            retries=retries,
+            ca_file=ca_file,
+        )
     except UnfitError as error:
         log.info("copying the points: %s", error)
         return False

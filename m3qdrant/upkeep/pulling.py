@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,7 @@ def pull_files(
     full: bool = False,
     progress: bool = False,
     retries: Retries | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> PullReport:
     """Take a collection's files over.
 
@@ -93,6 +95,7 @@ def pull_files(
         full: load all of it, also where the directory has most of it already.
         progress: show progress bars on stderr.
         retries: how long to go on where the server fails for a while.
+        ca_file: certificate authorities of the server; see `M3Store`.
 
     Raises:
         UnfitError: says why the points are to be copied in place of that.
@@ -101,7 +104,7 @@ def pull_files(
         StoreLockedError: somebody has the directory's collection open.
     """
     with contextlib.ExitStack() as stack:
-        nodes = [_Node(url, stack, retries or Retries()) for url in urls]
+        nodes = [_Node(url, stack, retries or Retries(), ca_file) for url in urls]
         pulling = _Pulling(nodes, directory, collection, target_collection, progress)
         return pulling.run(full)
 
@@ -109,8 +112,14 @@ def pull_files(
 class _Node:
     """One node: who answers its calls, and its files."""
 
-    def __init__(self, url: str, stack: contextlib.ExitStack, retries: Retries) -> None:
-        client, _ = transport.connect(url)
+    def __init__(
+        self,
+        url: str,
+        stack: contextlib.ExitStack,
+        retries: Retries,
+        ca_file: str | os.PathLike[str] | None,
+    ) -> None:
+        client, _ = transport.connect(url, ca_file=ca_file)
         stack.callback(client.close)
         if not isinstance(client, QdrantClient):
             raise InputError(f"{transport.describe(url)} is no server's URL")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 from m3qdrant.errors import InputError
 from m3qdrant.transport import Retries
@@ -24,6 +25,7 @@ def pull(
     full: bool = False,
     progress: bool = False,
     retries: Retries | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> PullReport:
     """Take a server's collection into a directory, for the embedded engine.
 
@@ -47,6 +49,7 @@ def pull(
             backup, for instance, which makes it older than it was.
         progress: show progress bars on stderr.
         retries: how long to go on where the server fails for a while.
+        ca_file: certificate authorities of the server; see `M3Store`.
 
     Raises:
         InputError: the source is no server.
@@ -59,15 +62,12 @@ def pull(
     if not urls or not all(url.lower().startswith(("http://", "https://")) for url in urls):
         raise InputError(f"{source!r} is no server: give http(s)://host[:port]")
     root, name = Path(directory).expanduser().absolute(), target_collection or collection
+    how: dict[str, Any] = {"progress": progress, "retries": retries, "ca_file": ca_file}
     try:
-        return pull_files(
-            urls, root, collection, name, full=full, progress=progress, retries=retries
-        )
+        return pull_files(urls, root, collection, name, full=full, **how)
     except UnfitError as error:
         # the directory's own may have been written to since: its points are compared
-        report = migrate(
-            urls[0], root, collection, name, progress=progress, retries=retries, files=False
-        )
+        report = migrate(urls[0], root, collection, name, files=False, **how)
         fault = "" if report.verified else str(report).partition("\n")[2]
         return PullReport(
             report.source,
@@ -89,6 +89,7 @@ async def apull(
     full: bool = False,
     progress: bool = False,
     retries: Retries | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> PullReport:
     """`pull` for asyncio, in a thread."""
     return await asyncio.to_thread(
@@ -100,4 +101,5 @@ async def apull(
         full=full,
         progress=progress,
         retries=retries,
+        ca_file=ca_file,
     )

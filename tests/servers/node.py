@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -16,16 +16,23 @@ import pytest
 
 from tests.servers.certificates import Certificates
 
-__all__ = ["Node", "free_port", "node"]
+__all__ = ["Node", "free_port", "free_ports", "node"]
 
 _PATIENCE_S = 60.0
 
 
 def free_port() -> int:
     """A port of this machine that nobody uses, for now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses, for now, each another one."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 class Node:
@@ -38,7 +45,14 @@ class Node:
     """
 
     def __init__(
-        self, directory: Path, settings: Mapping[str, str], tls: Certificates | None
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        tls: Certificates | None = None,
+        *,
+        host: str = "127.0.0.1",
+        ports: Sequence[int] = (),
+        options: Sequence[str] = (),
     ) -> None:
         """Describe it; `start` starts it.
 
@@ -46,19 +60,23 @@ class Node:
             directory: an empty one, which it works in.
             settings: of the environment, such as QDRANT__SERVICE__API_KEY.
             tls: files to speak TLS with.
+            host: its address.
+            ports: of REST and gRPC; free ones by default.
+            options: of its command line.
         """
         binary = os.environ.get("QDRANT_BIN")
         if not binary:
             pytest.skip("no server to start: set QDRANT_BIN to Qdrant's binary")
         self.tls = tls
-        self.port, self.grpc_port = free_port(), free_port()
-        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
-        self._binary = binary
+        self.port, self.grpc_port = ports or free_ports(2)
+        self.url = f"{'http' if tls is None else 'https'}://{host}:{self.port}"
+        self._host = host
+        self._command = [binary, "--disable-telemetry", *options]
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("QDRANT")},
-            "QDRANT__SERVICE__HOST": "127.0.0.1",
+            "QDRANT__SERVICE__HOST": host,
             "QDRANT__SERVICE__HTTP_PORT": str(self.port),
             "QDRANT__SERVICE__GRPC_PORT": str(self.grpc_port),
             "QDRANT__TELEMETRY_DISABLED": "true",
@@ -75,7 +93,7 @@ class Node:
         """Start it, and wait until it answers."""
         with open(self._directory / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, "--disable-telemetry"],
+                self._command,
                 cwd=self._directory,
                 env=self._environment,
                 stdout=log,
@@ -98,7 +116,7 @@ class Node:
         with contextlib.suppress(httpx.HTTPError, OSError):
             answer = httpx.get(f"{self.url}/readyz", verify=False, timeout=1, trust_env=False)
             if answer.is_success:
-                with socket.create_connection(("127.0.0.1", self.grpc_port), 1):
+                with socket.create_connection((self._host, self.grpc_port), 1):
                     return True
         return False
 

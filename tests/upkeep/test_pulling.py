@@ -30,7 +30,9 @@ from m3qdrant.errors import (
 )
 from m3qdrant.upkeep import amigrate, apull, examine, migrate, pull, pulling
 from m3qdrant.upkeep.sampling import embedded
-from tests.servers.cluster import NEEDS_BINARY, NEEDS_URL, Node
+from tests.servers import certificates
+from tests.servers.cluster import NEEDS_BINARY, NEEDS_URL
+from tests.servers.node import node as started
 
 DIM, TOKEN_DIM = 24, 16
 
@@ -427,9 +429,13 @@ def test_refusals(remote: QdrantClient, name: str, tmp_path: Path) -> None:
 def test_a_key_that_may_only_read_copies_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {"SERVICE__API_KEY": "all", "SERVICE__READ_ONLY_API_KEY": "reading"}
+    keys = {
+        "QDRANT__SERVICE__API_KEY": "all",
+        "QDRANT__SERVICE__READ_ONLY_API_KEY": "reading",
+    }
     monkeypatch.delenv("QDRANT_GRPC_PORT", raising=False)
-    with Node(tmp_path / "node", settings=keys) as node:
+    (tmp_path / "node").mkdir()
+    with started(tmp_path / "node", tls=None, **keys) as node:
         monkeypatch.setenv("QDRANT_API_KEY", "all")
         client, _ = transport.connect(node.url)
         assert isinstance(client, QdrantClient)
@@ -442,3 +448,26 @@ def test_a_key_that_may_only_read_copies_points(
         assert pull(node.url, tmp_path / "other", "docs").way == "whole"
         client.close()
     assert here(tmp_path / "data", "docs") == here(tmp_path / "other", "docs")
+
+
+@NEEDS_BINARY
+def test_a_private_certificate_authority_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("QDRANT_API_KEY", "QDRANT_CA_FILE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "node").mkdir()
+    tls = certificates.make(tmp_path)
+    with started(tmp_path / "node", tls=tls) as node:
+        monkeypatch.setenv("QDRANT_GRPC_PORT", str(node.grpc_port))
+        client, _ = transport.connect(node.url, ca_file=tls.authority)
+        assert isinstance(client, QdrantClient)
+        make(client, "docs", 50, shards=2)
+        client.close()
+        report = pull(node.url, tmp_path / "data", "docs", ca_file=tls.authority)
+        assert (report.way, report.points, report.verified) == ("whole", 50, True)
+        copied = migrate(node.url, tmp_path / "copy", "docs", ca_file=tls.authority)
+        assert copied.verified
+        with pytest.raises(ServerUnavailableError):
+            pull(node.url, tmp_path / "other", "docs", retries=Retries(attempts=1))
+    assert here(tmp_path / "data", "docs") == here(tmp_path / "copy", "docs")
