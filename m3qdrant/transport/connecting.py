@@ -216,8 +216,11 @@ def _name_of(location: Any, classes: _Classes[Any]) -> str:
     name = os.fspath(location)
     if not isinstance(name, str):
         raise InputError("a location is a str, not bytes")
-    if not name or re.fullmatch(r"[\w.-]+:\d+", name):
-        raise InputError(f"location {name!r} is no directory; a server's begins with http://")
+    if not name or _HOST.fullmatch(name):
+        raise InputError(
+            f"location {name!r} is no directory; a server's begins with http://"
+            + (f", a directory of that name is ./{name}" if name and ":" not in name else "")
+        )
     if re.match(r"[a-zA-Z][\w+.-]+://", name) and not _is_url(name):
         raise InputError(
             f"location {describe(name)!r}: a server's begins with http:// or https://"
@@ -228,6 +231,11 @@ def _name_of(location: Any, classes: _Classes[Any]) -> str:
 def _is_url(name: str) -> bool:
     return re.match("https?://", name, re.IGNORECASE) is not None
 
+
+_HOST = re.compile(
+    r"localhost|\d+(\.\d+){3}|\[[\da-fA-F:.]+\]|([\w.-]+|\[[\da-fA-F:.]+\]):\d+(/.*)?"
+)
+"""A server's address without its scheme."""
 
 _OWN_PATHS = re.compile(r"/(collections|dashboard|points)(/|$)")
 """Paths of Qdrant's own, which are no reverse proxy's."""
@@ -249,7 +257,11 @@ def _read_url(url: str) -> tuple[SplitResult, str, int]:
             f"location {shown!r} holds credentials, which end up in logs: leave them out, and set "
             "QDRANT_API_KEY"
         )
-    if not host or any(character.isspace() for character in url):
+    if any(character.isspace() for character in url):
+        raise InputError(
+            f"location {shown!r} has a space in it: give http(s)://host[:port][/prefix]"
+        )
+    if not host:
         raise InputError(f"location {shown!r} names no host: give http(s)://host[:port][/prefix]")
     if _OWN_PATHS.search(parts.path) or parts.query or parts.fragment:
         raise InputError(

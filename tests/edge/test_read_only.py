@@ -382,6 +382,7 @@ WRITES: dict[str, Callable[[QdrantEdge], Any]] = {
     "create_snapshot": lambda c: c.create_snapshot(NAME),
     "delete_snapshot": lambda c: c.delete_snapshot(NAME, "x"),
     "recover_snapshot": lambda c: c.recover_snapshot(NAME, "x"),
+    "adopt": lambda c: c.adopt(NAME, c.path / "x"),
     "create_payload_index": lambda c: c.create_payload_index(NAME, "n", "integer"),
     "delete_payload_index": lambda c: c.delete_payload_index(NAME, "group"),
     "upsert": lambda c: c.upsert(NAME, small.points(0, 1)),

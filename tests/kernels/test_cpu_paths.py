@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import Any
 
 import pytest
@@ -408,3 +409,35 @@ def test_lexical_scores_of_many_documents_match_a_dense_product() -> None:
     d_dense, d_csr = csr(300, 40)
     for block in (1, 4, 64):
         close(lexical_scores_torch(q_csr, d_csr, block), q_dense @ d_dense.T)
+
+
+@pytest.mark.parametrize("kind", ["one length", "long", "short", "mixed"])
+def test_maxima_of_rows_in_any_blocks(kind: str) -> None:
+    """However documents are cut into blocks, and whichever way their maxima are taken."""
+    draw = torch.Generator().manual_seed(len(kind))
+    lengths = {
+        "one length": torch.full((40,), 97),
+        "long": torch.randint(200, 700, (12,), generator=draw),
+        "short": torch.randint(0, 40, (200,), generator=draw),
+        "mixed": torch.randint(0, 3, (150,), generator=draw) ** 6 * 9,
+    }[kind]
+    cu = from_lengths(lengths)
+    rows, starts = int(cu[-1]), cu.tolist()
+    values = torch.randn(rows, 5, generator=draw)
+    values[torch.randint(rows, (3,), generator=draw), 2] = torch.nan
+    want = torch.stack(
+        [
+            part.amax(0) if part.shape[0] else torch.full((5,), -torch.inf)
+            for part in values.split(lengths.tolist())
+        ]
+    )
+    length = int(lengths[0]) if kind == "one length" else 0
+    for size in (1, 96, 97, 1500, rows):
+        got = torch.full_like(want, -torch.inf)
+        for begin in range(0, rows, size):
+            end = min(begin + size, rows)
+            first, last = bisect_right(starts, begin) - 1, bisect_left(starts, end)
+            here = cu[first : last + 1].clamp(begin, end) - begin
+            whose = maxima.Rows(here, end - begin, begin - starts[first], length)
+            maxima._raise(got[first:last], whose, values[begin:end])
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
