@@ -26,6 +26,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.thinning import thin
+
 if TYPE_CHECKING:  # the tests of the kernels run without what it needs
     from m3qdrant import M3Encoder
 
@@ -33,6 +35,19 @@ settings.register_profile("m3qdrant", deadline=None)  # no test is timed: machin
 settings.load_profile("m3qdrant")
 
 CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is none
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For `-n auto` one more than there are cores: tests wait for disks, clocks and processes."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None  # pytest-xdist's own
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before those are left out that -m doesn't ask for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    thin(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from benchmarks.__main__ import main
 from benchmarks.gpu import edges, session, tiles
 
 
+@pytest.mark.slow
 def test_a_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two parts in processes of their own, in the interpreter."""
     arguments = [

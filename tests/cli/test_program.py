@@ -65,7 +65,10 @@ def test_the_location_may_come_from_the_environment(location: Path) -> None:
 
 @pytest.mark.parametrize(
     "locale",
-    [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"}],
+    [
+        {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"},
+        pytest.param({"PYTHONIOENCODING": "cp1252"}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_pipes_are_utf8_whatever_the_locale(

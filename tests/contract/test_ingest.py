@@ -100,6 +100,7 @@ def test_bad_documents_stand_in_the_report_and_the_rest_is_stored(
     assert stored == [["d0", "text 0"], ["d1", "the later one"]]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 300])
 def test_any_number_of_documents(agree: Agree, encoder: M3Encoder, n: int) -> None:
     def use(open_store: Any) -> Any:

@@ -48,6 +48,7 @@ DOCUMENTS = [Document(name, name) for name in ("short", "full", "long")]
 VIEWS = texts(3, MOST, 2 * MOST + 7)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("policy", ["pool", "truncate", "error"])
 def test_policies(agree: Agree, policy: str) -> None:
     def use(open_store: Any) -> Any:

@@ -15,6 +15,7 @@ from tests.views import documents, random_views, scores_by_hand
 Agree = Callable[[Callable[[Any], Any]], Any]
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("filter", [None, {"lang": ["de", "en"], "year": {"gte": 2030}}])
 def test_ranks(agree: Agree, mode: Mode, filter: dict[str, Any] | None) -> None:
@@ -74,6 +75,7 @@ def test_modes_differ_in_what_they_find(agree: Agree) -> None:
     assert len({tuple(ids(found[mode])) for mode in MODES}) == len(MODES)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_score_is_what_the_mode_defines(open_store: Any, mode: Mode) -> None:
     views, query = random_views(40, seed=5), random_views(1, seed=11)

@@ -44,6 +44,7 @@ def pages(store: Any, query: M3Embeddings, sizes: list[int], **options: Any) -> 
     return found
 
 
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["plain", "threshold", "diversity", "groups"])
 def test_pages_of_any_size_are_one_ranking(agree: Agree, mode: Mode, kind: str) -> None:
@@ -80,6 +81,7 @@ def test_pages_of_any_size_are_one_ranking(agree: Agree, mode: Mode, kind: str) 
             assert CANDIDATES <= len(whole) <= 2 * CANDIDATES
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_ranking_says_where_it_ends(open_store: Any, mode: Mode) -> None:
     documents, embeddings = repeated(random.Random(mode))

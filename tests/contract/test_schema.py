@@ -68,6 +68,7 @@ def wait_for_the_optimizer(store: Any) -> None:
     raise AssertionError("the server is still at work")
 
 
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize(("schema", "tolerances"), CASES.values(), ids=CASES)
 def test_every_mode_under_every_option(
     open_store: Any,

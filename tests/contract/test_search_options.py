@@ -26,6 +26,7 @@ def filled(open_store: Any) -> Any:
     return store
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_pages_add_up(agree: Agree, mode: Mode) -> None:
     query = random_views(1, QUERY)
@@ -47,6 +48,7 @@ def test_pages_add_up(agree: Agree, mode: Mode) -> None:
     assert len(set(ids(joined))) == 24
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_threshold_is_on_the_score_that_hits_have(agree: Agree, mode: Mode) -> None:
     query = random_views(1, QUERY)
@@ -63,6 +65,7 @@ def test_a_threshold_is_on_the_score_that_hits_have(agree: Agree, mode: Mode) ->
     assert ids(above) == ids(whole)[:10]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_groups(agree: Agree, mode: Mode) -> None:
     query = random_views(1, QUERY)
@@ -88,6 +91,7 @@ def test_groups(agree: Agree, mode: Mode) -> None:
     assert all(hit["scores"] for hit in two_each)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_is_its_queries_one_by_one(agree: Agree, mode: Mode) -> None:
     queries = random_views(5, seed=35)

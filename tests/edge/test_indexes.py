@@ -280,6 +280,7 @@ def test_facet(clients: tuple[QdrantClient, QdrantEdge], key: str) -> None:
     assert key in clients[1].get_collection(NAME).payload_schema
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "key", ["int", "long", "float", "both", "at", "deep.er", "nullish", "nope"]
 )

@@ -73,6 +73,7 @@ def run(checkpoint: Path, *, call: str = _ENCODE, threads: int, warm: bool, busy
     return done.stdout
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_child_of_a_parent_at_rest_encodes(checkpoint: Path, threads: int, warm: bool) -> None:
@@ -90,6 +91,7 @@ def test_a_child_of_a_parent_at_work_refuses(checkpoint: Path, who: str) -> None
     assert out.endswith("\n0\n")
 
 
+@pytest.mark.slow
 def test_a_child_may_load_a_model_of_its_own(checkpoint: Path) -> None:
     call = "M3Encoder.from_pretrained('m3-tiny').encode(texts)"
     out = run(checkpoint, call=call, threads=2, warm=True, busy=False)

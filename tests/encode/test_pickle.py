@@ -143,6 +143,7 @@ def encode_elsewhere(encoder: M3Encoder, directory: Path, results: Any) -> None:
         results.put(repr(error))
 
 
+@pytest.mark.slow
 def test_a_spawned_process_gets_it(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

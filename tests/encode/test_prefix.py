@@ -112,6 +112,7 @@ LONG: dict[str, str] = {
 }
 
 
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("n", [30, 510])
 def test_long_texts(backend: Any, name: str, n: int) -> None:

@@ -52,6 +52,7 @@ def test_autocast_changes_nothing(
             same(got, want)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(("device_type", "narrow"), AUTOCAST, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_autocast_rounds_no_score(
@@ -101,6 +102,7 @@ def another_layout(rows: torch.Tensor) -> Iterator[torch.Tensor]:
 LENGTHS = [([5, 0, 3], [9, 1, 0, 4]), ([1], [12]), ([4, 2], [1]), ([1], [1])]
 
 
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize(("lengths_q", "lengths_d"), LENGTHS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_vectors_lie_anyhow(

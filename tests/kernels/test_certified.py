@@ -200,6 +200,7 @@ def rounds_alike(n_tokens: int, dim: int) -> bool:
     return torch.equal(rows[places] @ tokens.T, (rows @ tokens.T)[places])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.usefixtures("look")
 @pytest.mark.parametrize("dim", [16, 224, 1024])
 @pytest.mark.parametrize("lengths_q", [[32], [7, 0, 9]], ids=str)

@@ -120,6 +120,7 @@ def test_a_cpu_check_that_torch_lacks_is_no(monkeypatch: pytest.MonkeyPatch) -> 
     assert cpus.features() == [name for name in there if name != "amx"]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("scratch_bytes", [0, 5_000, 60_000, 700_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, FLOAT8], ids=str)
@@ -345,6 +346,7 @@ class _Largest:
                 self.bytes = max(self.bytes, tensor.nbytes)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, FLOAT8], ids=str)
 @pytest.mark.parametrize("lengths_d", [[40] * 400, [16_000]], ids=["many", "long"])

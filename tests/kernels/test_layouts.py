@@ -131,6 +131,7 @@ def test_any_layout_in_triton(**drawn: Any) -> None:
     check(KERNELS[-1], **drawn)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_q", [1, 3])
 def test_documents_of_many_tiles(kernel: Kernel, kind: str, n_q: int) -> None:
@@ -142,6 +143,7 @@ def test_documents_of_many_tiles(kernel: Kernel, kind: str, n_q: int) -> None:
     torch.testing.assert_close(got, want, **LIMITS)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("narrow", [torch.int8, torch.float8_e4m3fn], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantized_documents(kernel: Kernel, kind: str, narrow: torch.dtype) -> None:
@@ -168,6 +170,7 @@ def test_quantized_documents(kernel: Kernel, kind: str, narrow: torch.dtype) -> 
         torch.testing.assert_close(got, wanted, **LIMITS)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("cut", ["first token", "last token", "columns", "transposed"])
 def test_views_of_a_padded_tensor(kernel: Kernel, cut: str, dtype: torch.dtype) -> None:

@@ -129,6 +129,7 @@ def test_shapes(kernel: Kernel, n_q: int, n_d: int, terms: int, vocab: int) -> N
     assert_agrees(kernel, csr(q, kernel.device), csr([*d, *q], kernel.device))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("n_q", "terms_q", "n_d", "terms_d"),
     [(2, 700, 20, 9), (2, 12, 20, 5_000), (3, 300, 5, 300), (1, 1, 3, 2_000), (17, 40, 1, 1)],

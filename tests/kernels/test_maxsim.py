@@ -129,6 +129,7 @@ def test_any_ragged_shape_in_triton(**drawn: Any) -> None:
     check_ragged(KERNELS[-1], **drawn)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("lengths_q", "lengths_d", "dim"),
@@ -155,6 +156,7 @@ def test_the_longest_vectors(kernel: Kernel) -> None:
     assert_agrees(kernel, ragged([3], [5, 20], 4100, device=kernel.device))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("scratch_bytes", [0, 3_000])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_rounds_of_queries(kernel: Kernel, scratch_bytes: int, reduction: str) -> None:
@@ -340,6 +342,7 @@ def test_queries_and_documents_of_two_dtypes(kernel: Kernel, dtypes: tuple[str, 
     assert_agrees(kernel, (queries, cu_q, documents, cu_d))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("narrow", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
 def test_quantized_documents(kernel: Kernel, dtype: torch.dtype, narrow: torch.dtype) -> None:

@@ -137,6 +137,7 @@ def test_quantized_documents(kernel: Kernel, narrow: torch.dtype) -> None:
     assert_agrees(kernel, (queries, cu_q, quantized, cu_d), pairs, document_scales=scales)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 32])
 @pytest.mark.parametrize("dim", [48, 224, 1024])
 def test_of_equal_tokens_the_first(kernel: Kernel, n_tokens: int, dim: int) -> None:

@@ -120,6 +120,7 @@ def test_any_ragged_shape_in_triton(**drawn: Any) -> None:
     check_ragged(KERNELS[-1], **drawn)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dim", [1024, 48])
 def test_dtypes(kernel: Kernel, dtype: torch.dtype, dim: int) -> None:

@@ -73,6 +73,7 @@ def test_no_other_backend(op: Op) -> None:
         op.implementation("cuda")
 
 
+@pytest.mark.thinned(3)
 @every_op
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31))
@@ -83,6 +84,7 @@ def test_the_backends_agree(module_kernel: Kernel, op: Op, seed: int) -> None:
         torch.testing.assert_close(got, want, equal_nan=True)
 
 
+@pytest.mark.thinned(4)
 @every_op
 def test_torch_knows_it(kernel: Kernel, op: Op) -> None:
     """Its schema, its fake and that it traces."""

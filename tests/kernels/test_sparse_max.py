@@ -172,6 +172,7 @@ def test_sequences_across_runs(
     assert_same(in_runs(batch, 16), m3kernels.sparse_max(*batch, backend="reference"))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("lengths", "dim", "vocab"),
@@ -193,6 +194,7 @@ def test_shapes_and_dtypes(
     assert_agrees(ragged(lengths, dim, vocab=vocab, dtype=dtype, device=kernel.device), kernel)
 
 
+@pytest.mark.slow
 def test_a_long_sequence(kernel: Kernel) -> None:
     lengths = [3, 8192, 5]
     rows = assert_agrees(ragged(lengths, 1, vocab=3000, device=kernel.device), kernel)
@@ -292,6 +294,7 @@ def test_nan_is_kept_and_wins(kernel: Kernel, place: int) -> None:
         assert second == {8: 2.0, 9: 2.0}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("place", [0, 15, 16, 31, 32, 49])
 @pytest.mark.parametrize("winner", [math.nan, math.inf, 2.0])
 def test_a_winner_in_any_run(triton_device: torch.device, place: int, winner: float) -> None:

@@ -61,7 +61,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     ("dim", "dtypes"),
     [
         (16, [torch.float32, (torch.float16, torch.int8)]),
-        (20, [torch.bfloat16, (torch.float32, torch.float8_e4m3fn)]),
+        pytest.param(
+            20, [torch.bfloat16, (torch.float32, torch.float8_e4m3fn)], marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )

@@ -41,6 +41,7 @@ def names() -> Steps[list[str]]:
 # -- locations
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("location", "engine", "kinds"),
     [
@@ -208,6 +209,7 @@ def test_https_where_http_is_spoken(caller: Callers, rest_server: RestServer) ->
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("answer", "kind", "match"),
     [

@@ -65,6 +65,7 @@ def is_complete(store: Any) -> bool:
     return store.count() == N and found == {d.id: (d.text, dict(d.payload)) for d in documents(N)}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fault",
     [

@@ -217,6 +217,7 @@ def test_an_operation_handles_its_error_and_goes_on(
 # -- waits
 
 
+@pytest.mark.thinned(3)
 @by_name(
     {
         "429": Status(429, headers={"Retry-After": "1"}),

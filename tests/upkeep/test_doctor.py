@@ -83,7 +83,7 @@ def only(findings: list[Finding], severity: str, *words: str) -> Finding:
     """The one finding of this severity; it says these words."""
     (found,) = [finding for finding in findings if finding.severity == severity]
     for word in words:
-        assert word in f"{found.what} -> {found.remedy}"
+        assert word.lower() in f"{found.what} -> {found.remedy}".lower()
     return found
 
 

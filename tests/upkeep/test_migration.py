@@ -18,6 +18,7 @@ from tests.servers.rest import RestServer
 from tests.upkeep.points import SIZE, everything, fill, point
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("ids", ["uuid", "int"])
 @pytest.mark.parametrize("distance", ["Dot", "Cosine"])
 @pytest.mark.parametrize("datatype", ["float32", "float16"])
