@@ -430,6 +430,8 @@ def reads_names() -> list[str]:
         "scroll",
         "unindexed",
         "retrieve",
+        "retrieve_arrays",
+        "scroll_arrays",
         "facet",
         "query_points",
         "query_batch_points",
