@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,7 +13,6 @@ from m3kernels.target import Target
 
 __all__ = [
     "BACKENDS",
-    "as_written",
     "choose",
     "interpreting",
     "launching_on",
@@ -41,17 +39,6 @@ def target_of(device: torch.device) -> Target | None:
 def launching_on(device: torch.device) -> torch.cuda.device:
     """Return the context to launch in: Triton takes the current device, not the tensors'."""
     return torch.cuda.device(device.index if device.type == "cuda" else -1)
-
-
-def as_written(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which torch computes in the dtypes that are written.
-
-    Under torch.autocast a product of float32 tensors is rounded to 16 bits, and what is written
-    into a float32 tensor no longer fits it.
-    """
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def choose(op: str, backend: str | None, device: torch.device, unsupported: str | None) -> str:

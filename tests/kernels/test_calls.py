@@ -6,12 +6,15 @@ Autocast, strides, exported programs, and dimensions that are no multiple of any
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import m3kernels
 import pytest
 import torch
 import torch.fx.experimental._config
+from m3kernels import certified_topk, certify
 from m3kernels.ops import OPS, Op
 from m3kernels.packing import aligned
 from torch.export import Dim, export
@@ -50,6 +53,56 @@ def test_autocast_changes_nothing(
                 got = op.function(*arguments, backend=backend)
                 assert torch.is_autocast_enabled(device_type)
             same(got, want)
+
+
+@contextmanager
+def rounding(how: str, device: torch.device) -> Iterator[None]:
+    """Let torch round the factors of float32 products, which a CPU without bfloat16 ignores."""
+    backends: Any = torch.backends
+    cuda = device.type == "cuda"
+    setting = getattr((backends.cuda if cuda else backends.mkldnn), "matmul", None)
+    before = torch.get_float32_matmul_precision()
+    with ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, before)
+        if how == "for all":
+            torch.set_float32_matmul_precision("medium")
+            yield
+            assert torch.get_float32_matmul_precision() == "medium"
+        elif not hasattr(setting, "fp32_precision"):
+            pytest.skip("this torch has one setting for all")
+        else:
+            stack.callback(setattr, setting, "fp32_precision", setting.fp32_precision)
+            setting.fp32_precision = lower = "tf32" if cuda else "bf16"
+            yield
+            assert setting.fp32_precision == lower
+
+
+@pytest.mark.parametrize("how", ["for all", "of the device"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_lower_precision_rounds_no_score(
+    device: torch.device, how: str, dtype: torch.dtype
+) -> None:
+    queries, cu_q, documents, cu_d = ragged([40, 0, 24], [300, 5, 0, 800], 96, device=device)
+    batch = queries, cu_q, documents.to(dtype), cu_d
+    rows = certify(documents, cu_d)
+
+    def answers() -> list[Any]:
+        pairs = all_pairs(3, 4, device)
+        return [
+            *(m3kernels.maxsim(*batch, backend=backend) for backend in ("torch", "reference")),
+            m3kernels.maxsim(*batch, pairs=pairs, backend="torch"),
+            m3kernels.maxsim_alignment(*batch, pairs, backend="torch"),
+            m3kernels.maxsim_topk(*batch, 2, backend="torch"),
+            certified_topk(queries, cu_q, rows, 2, backend="torch").scores,
+        ]
+
+    want = answers()
+    with rounding(how, device):
+        same(answers(), want)
+        with ThreadPoolExecutor(4) as pool:  # nobody who leaves takes it from those inside
+            for each in pool.map(lambda _: answers(), range(12)):
+                same(each, want)
+    same(answers(), want)
 
 
 @pytest.mark.thinned(5)

@@ -430,7 +430,7 @@ def test_maxima_of_rows_in_any_blocks(kind: str) -> None:
     want = torch.stack(
         [
             part.amax(0) if part.shape[0] else torch.full((5,), -torch.inf)
-            for part in values.split(lengths.tolist())
+            for part in torch.split(values, lengths.tolist())
         ]
     )
     length = int(lengths[0]) if kind == "one length" else 0
@@ -443,3 +443,35 @@ def test_maxima_of_rows_in_any_blocks(kind: str) -> None:
             whose = maxima.Rows(here, end - begin, begin - starts[first], length)
             maxima._raise(got[first:last], whose, values[begin:end])
         torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_large_blocks_of_long_vectors(dtype: torch.dtype) -> None:
+    """Which oneDNN multiplies where there is one; the rest of the rows is MKL's."""
+    lengths_d = [1000] * 40 + [0, 5000, 7, 3]
+    queries, cu_q, documents, cu_d = clustered([32], lengths_d, 512)
+    documents = documents.to(dtype)
+    here = maxima._onednn_linear() and dtype == torch.float32  # others are widened in small blocks
+    seen: list[int] = []
+
+    def saw(function: Any, arguments: tuple[Any, ...], made: Any) -> None:
+        if "_linear_pointwise" in str(function):
+            seen.append(arguments[0].shape[0])
+
+    with Dispatched(saw):
+        got = maxsim_torch(queries, cu_q, documents, cu_d, None, None, "mean")
+    assert seen == ([1 << 15] if here else [])
+    want = maxsim_reference(queries, cu_q, documents, cu_d, None, None, "mean")
+    close(got, want)
+    # rows that lie apart are left to MKL, which takes any stride
+    wide = documents.new_zeros(len(documents), 520)
+    wide[:, :512] = documents
+    close(maxsim_torch(queries, cu_q, wide[:, :512], cu_d, None, None, "mean"), want)
+
+
+def test_a_torch_without_onednns_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    maxima._onednn_linear.cache_clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not maxima._onednn_linear()
+    monkeypatch.undo()
+    maxima._onednn_linear.cache_clear()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from m3kernels.certified.documents import CertifiedDocuments, certify
 from m3kernels.certified.search import certified_topk_torch, certified_topk_triton
-from m3kernels.dispatch import as_written, choose
+from m3kernels.dispatch import choose
 from m3kernels.maxsim_topk import allowed_documents, check_documents_mask, check_k
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (
@@ -21,6 +21,7 @@ from m3kernels.packing import (
     check_no_gradient,
     check_tensor,
 )
+from m3kernels.precision import as_written
 from m3kernels.token_vectors import unsupported
 
 __all__ = ["CertifiedDocuments", "CertifiedTopk", "certified_topk", "certify"]

@@ -7,11 +7,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from m3kernels.dispatch import as_written, choose
+from m3kernels.dispatch import choose
 from m3kernels.lexical.cpu import lexical_scores_torch
 from m3kernels.lexical.gradient import gradients
 from m3kernels.lexical.reference import lexical_scores_reference
 from m3kernels.packing import check_capturing, check_csr, check_csr_values, check_no_tangent
+from m3kernels.precision import as_written
 from m3kernels.registering import op
 
 __all__ = ["lexical_scores"]

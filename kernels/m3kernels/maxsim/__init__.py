@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m3kernels.dispatch import as_written, choose
+from m3kernels.dispatch import choose
 from m3kernels.layouts import (
     Padded,
     Slices,
@@ -29,6 +29,7 @@ from m3kernels.packing import (
     check_pairs_values,
     wants_gradient,
 )
+from m3kernels.precision import as_written
 from m3kernels.registering import op
 from m3kernels.token_vectors import QUANTIZED_DTYPES, unsupported
 

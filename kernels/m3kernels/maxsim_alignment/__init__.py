@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m3kernels.dispatch import as_written, choose
+from m3kernels.dispatch import choose
 from m3kernels.maxsim_alignment.cpu import maxsim_alignment_torch
 from m3kernels.maxsim_alignment.reference import maxsim_alignment_reference
 from m3kernels.packing import (
@@ -15,6 +15,7 @@ from m3kernels.packing import (
     check_pairs,
     check_pairs_values,
 )
+from m3kernels.precision import as_written
 from m3kernels.registering import op
 from m3kernels.token_vectors import check_token_vectors, unsupported
 

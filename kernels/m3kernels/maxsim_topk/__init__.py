@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from m3kernels.dispatch import as_written, choose
+from m3kernels.dispatch import choose
 from m3kernels.maxsim_topk.cpu import maxsim_topk_torch
 from m3kernels.maxsim_topk.reference import maxsim_topk_reference
 from m3kernels.packing import (
@@ -16,6 +16,7 @@ from m3kernels.packing import (
     check_cu_seqlens,
     check_cu_seqlens_values,
 )
+from m3kernels.precision import as_written
 from m3kernels.registering import op
 from m3kernels.token_vectors import check_token_vectors, unsupported
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from m3kernels.dispatch import as_written, choose
+from m3kernels.dispatch import choose
 from m3kernels.packing import (
     FLOAT_DTYPES,
     INDEX_DTYPES,
@@ -19,6 +19,7 @@ from m3kernels.packing import (
     check_no_tangent,
     check_tensor,
 )
+from m3kernels.precision import as_written
 from m3kernels.registering import op
 from m3kernels.sparse_max.cpu import sparse_max_torch
 from m3kernels.sparse_max.gradient import gradients
