@@ -60,7 +60,7 @@ def rounding(how: str, device: torch.device) -> Iterator[None]:
     """Let torch round the factors of float32 products, which a CPU without bfloat16 ignores."""
     backends: Any = torch.backends
     cuda = device.type == "cuda"
-    setting = getattr((backends.cuda if cuda else backends.mkldnn), "matmul", None)
+    setting: Any = getattr(backends.cuda if cuda else backends.mkldnn, "matmul", None)
     before = torch.get_float32_matmul_precision()
     with ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, before)
