@@ -8,6 +8,7 @@ neither torch nor qdrant. A room is a package, whose `__init__.py` says what is 
     jsonpath, files, progress
     encode/                              texts to three views of them, without Qdrant
     scoring                              views to scores
+    rank/                                scores after the search, without Qdrant
     edge/                                the embedded engine behind qdrant-client's interface
     collection/                          what is asked of Qdrant, as data; no I/O
     transport/                           who carries it out: connections and retries

@@ -92,7 +92,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LAYERS = "imports run downward, and every module has its layer"
 EDGE = "the embedded engine knows nothing of BGE-M3"
-ENCODE = "the encoder and its scores know nothing of Qdrant"
+ENCODE = "the encoder, scores and ranks know nothing of Qdrant"
 KERNELS = "the kernels stand alone"
 COLLECTION = "what is asked of Qdrant is data: no I/O"
 GROUND = "the ground is light: nothing on it needs a model or an engine"
@@ -106,6 +106,9 @@ CLI = "a command stands on the program and on what commands share, not on anothe
         ("m3qdrant/edge/planted.py", "from m3qdrant.encode import M3Encoder", {EDGE}),
         ("m3qdrant/edge/planted.py", "from m3qdrant.names import DENSE", {EDGE}),
         ("m3qdrant/edge/planted.py", "from m3qdrant.collection import Hit", {EDGE, LAYERS}),
+        ("m3qdrant/edge/planted.py", "from m3qdrant.rank import Held", {EDGE}),
+        ("m3qdrant/rank/planted.py", "from qdrant_client import models", {ENCODE}),
+        ("m3qdrant/rank/planted.py", "from m3qdrant.collection import Hit", {LAYERS}),
         ("m3qdrant/encode/planted.py", "from qdrant_client import models", {ENCODE}),
         ("m3qdrant/encode/planted.py", "from m3qdrant.store import M3Store", {LAYERS}),
         ("m3qdrant/scoring.py", "import qdrant_edge", {ENCODE}),
@@ -307,6 +310,7 @@ def test_what_public_signatures_mention_is_public(name: str) -> None:
     [
         ("m3kernels", ["m3qdrant", "qdrant_client", "qdrant_edge", "transformers"]),
         ("m3qdrant.encode", ["qdrant_client", "qdrant_edge", "grpc"]),
+        ("m3qdrant.rank", ["qdrant_client", "qdrant_edge", "grpc", "m3qdrant.collection"]),
         ("m3qdrant.edge", ["torch", "transformers", "m3kernels", "m3qdrant.encode"]),
     ],
 )

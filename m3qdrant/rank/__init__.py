@@ -1,0 +1,11 @@
+"""Scores after the search, and why they are what they are. Nothing of Qdrant.
+
+The files:
+
+    arena         documents' three views in the rows of one tensor, on a device
+    held          documents held by keys in an arena, the least recently used leave first
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

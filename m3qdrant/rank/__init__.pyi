@@ -1,0 +1,2 @@
+from .arena import Arena as Arena
+from .held import Held as Held
