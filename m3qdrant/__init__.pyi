@@ -18,6 +18,7 @@ from .encode import TokenVectors as TokenVectors
 from .encode import TruncationWarning as TruncationWarning
 from .ingest import IngestReport as IngestReport
 from .ingest import PassedOver as PassedOver
+from .rank import M3Reranker as M3Reranker
 from .store import AsyncM3Store as AsyncM3Store
 from .store import M3Store as M3Store
 from .transport import Retries as Retries

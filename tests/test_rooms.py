@@ -42,6 +42,7 @@ PUBLIC = {
     "collection": ["Document", "Hit", "M3Schema", "SearchOptions", "StoreInfo"],
     "transport": ["Retries"],
     "ingest": ["IngestReport", "PassedOver"],
+    "rank": ["M3Reranker"],
     "store": ["AsyncM3Store", "M3Store"],
 }
 MODULES = ["errors", "scoring"]

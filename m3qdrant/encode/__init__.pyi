@@ -1,3 +1,4 @@
+from .arguments import as_device as as_device
 from .checkpoint import locate_checkpoint as locate_checkpoint
 from .embeddings import M3Embeddings as M3Embeddings
 from .embeddings import SparseRow as SparseRow

@@ -4,6 +4,9 @@ The files:
 
     arena         documents' three views in the rows of one tensor, on a device
     held          documents held by keys in an arena, the least recently used leave first
+    pairs         the scores of (query, document) pairs in one launch
+    work          one piece of scoring: what is held, what has to come, in rounds where it must
+    reranker      M3Reranker: texts, embeddings and a search's candidates, ranked
 """
 
 import lazy_loader

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import m3kernels
 import torch
@@ -23,10 +24,16 @@ from m3qdrant.encode import M3Embeddings, SparseVectors
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE
 
-__all__ = ["DTYPES", "Arena", "Form", "Run"]
+__all__ = ["DTYPES", "Arena", "Dtype", "Form", "Run"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-"""What token vectors can be kept as, by name."""
+Dtype = Literal["float32", "bfloat16", "int8"]
+"""What token vectors can be kept as."""
+
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
 
 _ALIGNED = 16
 """A row has a multiple of so many bytes, which kernels load at once and float32 needs in part."""
@@ -67,7 +74,7 @@ class Form:
 
     dense_dim: int
     token_dim: int
-    dtype: str
+    dtype: Dtype
     device: torch.device
 
     @property
@@ -98,7 +105,7 @@ class Form:
         return -(-n_bytes // self.stride)
 
     @classmethod
-    def of(cls, documents: M3Embeddings, dtype: str, device: torch.device) -> Form:
+    def of(cls, documents: M3Embeddings, dtype: Dtype, device: torch.device) -> Form:
         """The form that keeps such documents."""
         dense, colbert = documents.dense, documents.colbert
         return cls(

@@ -6,19 +6,21 @@ copies it once; where what left makes room only in pieces, all documents move to
 leave beforehand that this is rare. One width of vectors at a time: documents of another begin
 anew.
 
-Not for several threads at once: whoever shares it has a lock.
+Where several threads share it, each has its `lock` for as long as it relies on where a document
+is.
 """
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from m3qdrant.rank.arena import DTYPES, Arena, Form, Run
+from m3qdrant.rank.arena import Arena, Dtype, Form, Run
 
 __all__ = ["Held"]
 
@@ -41,14 +43,15 @@ class Held:
         device: where.
         n_bytes: the most that it takes there.
         arena: where the documents are; None before the first.
+        lock: for all that reads or changes what is held.
     """
 
-    def __init__(self, dtype: str, device: torch.device, n_bytes: int) -> None:
-        assert dtype in DTYPES
+    def __init__(self, dtype: Dtype, device: torch.device, n_bytes: int) -> None:
         self.dtype = dtype
         self.device = device
         self.n_bytes = n_bytes
         self.arena: Arena | None = None
+        self.lock = threading.RLock()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # least recently used first
         self._holes: list[tuple[int, int]] = []  # free runs (start, rows), ascending
         self._time = 0

@@ -12,13 +12,13 @@ import torch
 from m3qdrant import M3Embeddings
 from m3qdrant.errors import InputError
 from m3qdrant.rank import Arena, Held
-from m3qdrant.rank.arena import DTYPES, Form, Run
+from m3qdrant.rank.arena import DTYPES, Dtype, Form, Run
 from tests.views import random_embeddings, random_views, views
 
 CPU = torch.device("cpu")
 
 
-def stored(documents: M3Embeddings, dtype: str = "float32") -> tuple[Arena, list[Run]]:
+def stored(documents: M3Embeddings, dtype: Dtype = "float32") -> tuple[Arena, list[Run]]:
     return Arena.holding(Form.of(documents, dtype, CPU), documents)
 
 
@@ -46,7 +46,7 @@ def assert_there(arena: Arena, runs: list[Run], documents: M3Embeddings) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [1, 5, 16, 33])
-def test_documents_come_back(dtype: str, dim: int) -> None:
+def test_documents_come_back(dtype: Dtype, dim: int) -> None:
     documents = random_embeddings([3, 0, 7, 1, 20], [2, 9, 0, 1, 30], seed=dim, dim=dim)
     arena, runs = stored(documents, dtype)
     assert arena.rows == sum(run.rows for run in runs)
@@ -82,7 +82,7 @@ def test_another_width_is_another_model() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_held_is_what_was_given(dtype: str, seed: int) -> None:
+def test_what_is_held_is_what_was_given(dtype: Dtype, seed: int) -> None:
     """Random work on a small arena, beside what a plain LRU over the same rows would hold."""
     rng = random.Random(seed)
     held = Held(dtype, CPU, 9_000)
