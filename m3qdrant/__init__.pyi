@@ -21,6 +21,8 @@ from .ingest import PassedOver as PassedOver
 from .rank import M3Reranker as M3Reranker
 from .store import AsyncM3Store as AsyncM3Store
 from .store import M3Store as M3Store
+from .store import arerank_points as arerank_points
+from .store import rerank_points as rerank_points
 from .transport import Retries as Retries
 
 __version__: str

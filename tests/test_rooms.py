@@ -43,7 +43,7 @@ PUBLIC = {
     "transport": ["Retries"],
     "ingest": ["IngestReport", "PassedOver"],
     "rank": ["M3Reranker"],
-    "store": ["AsyncM3Store", "M3Store"],
+    "store": ["AsyncM3Store", "M3Store", "arerank_points", "rerank_points"],
 }
 MODULES = ["errors", "scoring"]
 OFFERED: list[str] = vars(m3qdrant)["__all__"]  # which the stub leaves out

@@ -6,6 +6,7 @@ from .batches import batches_by_size as batches_by_size
 from .batches import json_size as json_size
 from .calls import Call as Call
 from .calls import CollectionSettings as CollectionSettings
+from .calls import Compute as Compute
 from .calls import Outcomes as Outcomes
 from .calls import Steps as Steps
 from .calls import Together as Together
@@ -29,6 +30,8 @@ from .operations import Id as Id
 from .operations import StoreInfo as StoreInfo
 from .operations import as_ids as as_ids
 from .operations import is_one as is_one
+from .point_scores import PointQuery as PointQuery
+from .point_scores import rerank_points as rerank_points
 from .provenance import LONGEST as LONGEST
 from .provenance import Provenance as Provenance
 from .provenance import vector_options as vector_options

@@ -14,7 +14,7 @@ A call is an operation too, the shortest there is: whatever runs the one runs th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "CollectionSettings",
+    "Compute",
     "Outcomes",
     "Steps",
     "Together",
@@ -99,6 +100,22 @@ class Together(Generic[Q]):
     questions: tuple[Q, ...]
 
 
+@dataclass(frozen=True)
+class Compute(Generic[T]):
+    """Something to compute that takes its time, and asks nobody: an event loop goes on meanwhile.
+
+    Attributes:
+        function: what is called, in whatever thread; T is what it returns.
+    """
+
+    function: Callable[[], T]
+
+    def __iter__(self) -> Generator[Compute[Any], Any, T]:
+        """The operation that computes this alone and returns it."""
+        answer: T = yield self
+        return answer
+
+
 class Outcomes:
     """What becomes of the questions of a `Together`, for whoever asks them."""
 
@@ -116,7 +133,7 @@ class Outcomes:
         return error
 
 
-Steps: TypeAlias = Generator[Call[Any] | Together[Call[Any]], Any, T]
+Steps: TypeAlias = Generator[Call[Any] | Together[Call[Any]] | Compute[Any], Any, T]
 """An operation: it yields calls, is sent each one's answer (or thrown its error), returns T."""
 
 Page: TypeAlias = tuple[list[models.Record], models.ExtendedPointId | None]

@@ -24,6 +24,7 @@ class Capabilities:
         alters: vectors' settings can be changed after the creation (`update_collection`).
         threads: it bears calls from other threads than the one that made it.
         arrays: it takes float32 arrays where qdrant-client's models have lists of floats.
+        versions: a point's version changes with each write to it.
     """
 
     engine: Engine
@@ -33,8 +34,9 @@ class Capabilities:
     alters: bool = False
     threads: bool = True
     arrays: bool = False
+    versions: bool = True
 
 
 EMBEDDED = Capabilities("embedded", optimizes=True, arrays=True)
-MEMORY = Capabilities("memory", indexes=False, threads=False)
+MEMORY = Capabilities("memory", indexes=False, threads=False, versions=False)
 SERVER = Capabilities("server", remote=True, alters=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from m3qdrant.errors import InputError
 from m3qdrant.limits import most_tokens
 from m3qdrant.names import COLBERT, DENSE, METADATA, OURS, SPARSE
 
-__all__ = ["OUR_INDEX", "Index", "Layout", "ModelId"]
+__all__ = ["OUR_INDEX", "Index", "Layout", "ModelId", "uuid_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class ModelId:
     def is_former(self, encoder: ModelId) -> bool:
         """Whether this, a collection's, may be an encoder's by what it was called before."""
         return self.fingerprint == encoder.former != encoder.fingerprint
+
+
+def uuid_of(info: models.CollectionInfo) -> str | None:
+    """What tells a collection from one that is made under its name later; None where it doesn't
+    say.
+    """
+    found = _metadata(info).get("uuid")
+    return found if isinstance(found, str) and found else None
 
 
 def _metadata(info: models.CollectionInfo) -> Mapping[str, Any]:
@@ -130,6 +139,8 @@ class Layout:
                     "fingerprint": self.model.fingerprint if self.model else None,
                     "token_pooling": schema.token_pooling,
                     "tenant": schema.tenant,
+                    # versions begin anew where a collection is made again under its name
+                    "uuid": uuid.uuid4().hex,
                 }
             },
         }

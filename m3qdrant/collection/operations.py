@@ -7,7 +7,7 @@ hold is built in layout.py, searching.py and points.py; here stands what follows
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -114,6 +114,7 @@ class Collection:
         model: ModelId | None,
         widths: tuple[int, int] | None,
         create: bool,
+        place: Hashable | None = None,
     ) -> None:
         """Describe it; nothing is asked yet.
 
@@ -124,6 +125,7 @@ class Collection:
             model: the encoder; None without one.
             widths: of the encoder's dense and ColBERT vectors; None without one.
             create: make the collection where there is none.
+            place: what tells its location from others; None where nobody asks.
         """
         self.name = name
         self.location = location
@@ -135,6 +137,7 @@ class Collection:
         self._model = model
         self._widths = widths
         self._create = create
+        self._place = place
 
     def __str__(self) -> str:
         """The collection in messages."""
@@ -316,7 +319,21 @@ class Collection:
         if search.group_by is not None:
             self._need("groups")
         search = self._allowed(search)
-        return (yield from searching.search(self.name, self.layout, embeddings, search))
+        self._check_reranker(search, self.layout)
+        place = self._place if self.capabilities.versions else None
+        return (yield from searching.search(self.name, self.layout, embeddings, search, place))
+
+    def _check_reranker(self, search: Search, layout: Layout) -> None:
+        """Check that a reranker's encoder is the model that the vectors come from."""
+        encoder = search.reranker.encoder if search.reranker is not None else None
+        if encoder is None or layout.model is None:
+            return
+        if encoder.fingerprint != layout.model.fingerprint:
+            raise InputError(
+                f"the reranker's encoder is {encoder.name} ({encoder.fingerprint}), and the "
+                f"vectors of {self} come from {layout.model.name} ({layout.model.fingerprint}): "
+                "give a reranker with that encoder, or without one"
+            )
 
     def _allowed(self, search: Search) -> Search:
         """A search as strict mode allows it."""

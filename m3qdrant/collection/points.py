@@ -26,6 +26,8 @@ __all__ = [
     "as_stored",
     "check",
     "fit",
+    "rounded",
+    "sparse_vector",
     "to_points",
     "vectors",
     "widths",
@@ -114,6 +116,18 @@ def as_stored(vectors: Tensor, datatype: str) -> Tensor:
     return vectors.half().float() if datatype == "float16" else vectors.float()
 
 
+def rounded(embeddings: M3Embeddings, layout: Layout) -> M3Embeddings:
+    """All three views on the CPU as a collection keeps them, in float32."""
+    dense, sparse, colbert = _all_views(embeddings)
+    vectors = as_stored(colbert.vectors, layout.schema.colbert_datatype)
+    return M3Embeddings(
+        as_stored(dense, layout.schema.dense_datatype),
+        sparse,
+        TokenVectors(vectors, colbert.cu_seqlens),
+        fingerprint=embeddings.fingerprint,
+    )
+
+
 def vectors(
     embeddings: M3Embeddings, layout: Layout, *, arrays: bool = False
 ) -> Iterator[dict[str, Any]]:
@@ -122,12 +136,7 @@ def vectors(
     With `arrays` the dense and the ColBERT vectors are float32 numpy arrays, which `QdrantEdge`
     takes, and which spare it half a million Python floats a long document.
     """
-    dense, sparse, colbert = _all_views(embeddings)
-    rows = as_stored(dense, layout.schema.dense_datatype)
-    rounded = TokenVectors(
-        as_stored(colbert.vectors, layout.schema.colbert_datatype), colbert.cu_seqlens
-    )
-    for row, terms, tokens in zip(rows, sparse, rounded, strict=True):
+    for row, terms, tokens in zip(*_all_views(rounded(embeddings, layout)), strict=True):
         yield {
             DENSE: row.numpy() if arrays else row.tolist(),
             SPARSE: sparse_vector(terms),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from qdrant_client import models
@@ -33,17 +34,13 @@ class EmbeddedQuery:
     """One query's vectors as Qdrant takes them.
 
     Attributes:
-        dense: dim numbers.
-        sparse: lexical weights; without any, sparse search finds nothing.
-        colbert: vectors of colbert_dim numbers, whose MAX_SIM is the sum over the query's tokens.
+        views: the embeddings of one text, rounded as the collection's are.
         tokens: n_q, the query's tokens, which the mean divides by; more than there are vectors
             where a query was too long for Qdrant and its most similar tokens were merged.
         layout: the collection's, which decides how it is searched.
     """
 
-    dense: list[float]
-    sparse: models.SparseVector
-    colbert: list[list[float]]
+    views: M3Embeddings
     tokens: int
     layout: Layout = field(repr=False)
 
@@ -62,8 +59,25 @@ class EmbeddedQuery:
         if tokens > layout.max_tokens:
             pooled = pool_query(colbert.vectors.float().cpu(), layout.max_tokens)
             embeddings = points.with_colbert(embeddings, pooled)
-        named = next(points.vectors(embeddings, layout))
-        return cls(named[DENSE], named[SPARSE], named[COLBERT], tokens, layout)
+        return cls(points.rounded(embeddings, layout), tokens, layout)
+
+    @cached_property
+    def dense(self) -> list[float]:
+        """The dense vector, dim numbers."""
+        assert self.views.dense is not None
+        return self.views.dense[0].tolist()
+
+    @cached_property
+    def sparse(self) -> models.SparseVector:
+        """Lexical weights; without any, sparse search finds nothing."""
+        assert self.views.sparse is not None
+        return points.sparse_vector(self.views.sparse[0])
+
+    @cached_property
+    def colbert(self) -> list[list[float]]:
+        """Vectors of colbert_dim numbers, whose MAX_SIM is the sum over the query's tokens."""
+        assert self.views.colbert is not None
+        return self.views.colbert[0].tolist()
 
     def vector(self, name: str) -> Any:
         """The query for a named vector, or None where it would find nothing."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from m3qdrant.encode import M3Embeddings
+    from m3qdrant.rank import M3Reranker
 
 __all__ = ["DEFAULT_OVERSAMPLING", "Search", "SearchOptions", "check_queries", "one_query"]
 
@@ -52,6 +53,9 @@ class SearchOptions(TypedDict, total=False):
     oversampling: float | None
     """On quantized dense vectors: how many times `candidates` are taken before the originals rank
     again."""
+    reranker: M3Reranker | None
+    """What scores the candidates in the engine's place, in the modes that have candidates: only
+    vectors that it does not hold yet are fetched."""
     components: bool
     """Ask for each hit's three exact scores, `Hit.scores`: one more request. True by default."""
 
@@ -79,6 +83,7 @@ class Search:
     ef: int | None = None
     oversampling: float | None = None
     components: bool = True
+    reranker: M3Reranker | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -118,6 +123,28 @@ class Search:
             raise InputError("group_by and diversity can't be combined: choose one")
         if self.group_by is None and self.group_size != 1:
             raise InputError("group_size needs group_by, the payload field to group by")
+        if self.reranker is not None:
+            self._check_reranker(self.reranker)
+
+    def _check_reranker(self, reranker: M3Reranker) -> None:
+        from m3qdrant.rank import M3Reranker
+
+        if not isinstance(reranker, M3Reranker):
+            raise InputError(f"reranker is {type(reranker).__name__}: give an M3Reranker")
+        if self.mode in (DENSE, SPARSE):
+            raise InputError(
+                f"mode {self.mode!r} ranks by that vector alone, which the engine has done: a "
+                "reranker goes with modes " + ", ".join(MODES[2:])
+            )
+        own = reranker.weights
+        if own is None or self.mode != "weighted" or own == tuple(self.weights):
+            return
+        if tuple(self.weights) != DEFAULT_WEIGHTS:
+            raise InputError(
+                f"the search's weights are {tuple(self.weights)}, the reranker's {own}: give one "
+                "of them"
+            )
+        object.__setattr__(self, "weights", own)
 
     @classmethod
     def asked(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import models
 
-from m3qdrant.collection import calls
+from m3qdrant.collection import calls, reranking
 from m3qdrant.collection.calls import Steps
 from m3qdrant.collection.diversity import diversify
 from m3qdrant.collection.documents import document_id
@@ -68,7 +68,11 @@ class _Asked:
 
 
 def search(
-    name: str, layout: Layout, embeddings: M3Embeddings, search: Search
+    name: str,
+    layout: Layout,
+    embeddings: M3Embeddings,
+    search: Search,
+    place: Hashable | None = None,
 ) -> Steps[list[list[Hit]]]:
     """The hits of each of the n queries; each step asks for all of them at once.
 
@@ -77,9 +81,11 @@ def search(
         layout: the collection's.
         embeddings: of n queries.
         search: what else is asked.
+        place: what tells where the collection is from other places, for a reranker's sake; None
+            where points have no versions.
     """
     asked = [_Asked(EmbeddedQuery.of(embeddings[i], layout)) for i in range(len(embeddings))]
-    operation = _Searching(name, layout, search, asked)
+    operation = _Searching(name, layout, search, asked, place)
     if search.group_by is not None and search.mode in (DENSE, SPARSE):
         yield from operation.groups_of_all(search.group_by)
     else:
@@ -92,12 +98,21 @@ def search(
 class _Searching:
     """The steps of one search."""
 
-    def __init__(self, name: str, layout: Layout, search: Search, asked: list[_Asked]) -> None:
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        search: Search,
+        asked: list[_Asked],
+        place: Hashable | None,
+    ) -> None:
         self._name = name
         self._layout = layout
         self._search = search
         self._asked = asked
+        self._place = place
         self._documents: dict[PointId, str] = {}  # ids, as far as they were needed
+        self._versions: dict[PointId, int] = {}  # of what the lists have
 
     # -- ranking
 
@@ -172,6 +187,8 @@ class _Searching:
             )
             for i, answer in zip(waiting, answers, strict=True):
                 found[i] = [(point.id, float(point.score)) for point in answer.points]
+                if self._search.reranker is not None:
+                    self._versions.update((point.id, point.version) for point in answer.points)
             # an end among equals: which of them are in isn't for the engine to say
             waiting = [
                 i
@@ -190,8 +207,23 @@ class _Searching:
             list({id: None for each in one.lists.values() for id, _ in each})
             for one in self._asked
         ]
-        scores = yield from self._components(ids)
+        if self._search.reranker is None:
+            scores = yield from self._components(ids)
+        else:
+            scores = yield from reranking.component_scores(
+                self._name,
+                self._layout,
+                self._search.reranker,
+                self._place,
+                [
+                    reranking.Candidates(one.query, each, one.lists)
+                    for one, each in zip(self._asked, ids, strict=True)
+                ],
+                self._versions,
+            )
         for one, each in zip(self._asked, scores, strict=True):
+            if self._search.reranker is not None:
+                yield from self._check(each)
             one.scores = each
 
     def _components(self, ids: Sequence[Sequence[PointId]]) -> Steps[list[Scores]]:

@@ -18,7 +18,7 @@ from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
 from m3qdrant.collection import calls
-from m3qdrant.collection.calls import Call, Outcomes, Steps, Together
+from m3qdrant.collection.calls import Call, Compute, Outcomes, Steps, Together
 from m3qdrant.collection.through import through
 from m3qdrant.errors import M3QdrantError
 
@@ -91,7 +91,9 @@ class StrictMode:
 def kept_to(strict: Callable[[], StrictMode], steps: Call[T] | Steps[T]) -> Steps[T]:
     """An operation whose calls keep to a strict mode, which is looked up at each call."""
 
-    def carried(call: Call[Any] | Together[Call[Any]]) -> Steps[Any]:
+    def carried(call: Call[Any] | Together[Call[Any]] | Compute[Any]) -> Steps[Any]:
+        if isinstance(call, Compute):
+            return (yield call)
         mode = strict()
         if isinstance(call, Together):
             if mode == _NONE:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3qdrant.encode import M3Embeddings
-from m3qdrant.names import VECTORS
+from m3qdrant.names import COLBERT, DENSE, SPARSE, VECTORS
 from m3qdrant.rank.arena import Arena, Form, Run
 from m3qdrant.rank.held import Held
 from m3qdrant.rank.pairs import Pairs, Queries, score_pairs
@@ -36,6 +36,7 @@ class Work:
         has_dense: (n_documents,) bool, which came with a dense vector.
         has_colbert: which came with a token vector.
         launches: how many calls it took.
+        taken_bytes: what came last was, before it was rounded.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Work:
         self.has_dense = np.zeros(len(self._keys), dtype=bool)
         self.has_colbert = np.zeros(len(self._keys), dtype=bool)
         self.launches = 0
+        self.taken_bytes = 0
         self._holding = True
         with held.lock:
             self._since = held.begin()
@@ -94,6 +96,8 @@ class Work:
         """
         form = Form.of(documents, self._held.dtype, self._held.device)
         arena, runs = Arena.holding(form, documents, has_dense)
+        colbert = documents.colbert
+        self.taken_bytes = 0 if colbert is None else colbert.vectors.nbytes
         keyed = [(key, i) for i, p in enumerate(positions) if (key := self._keys[p]) is not None]
         left = list(range(len(positions)))
         if self._holding:
@@ -103,6 +107,14 @@ class Work:
                 )
                 left = [i for i in left if self._run(positions[i]) is None]
         self._score(arena, [positions[i] for i in left], [runs[i] for i in left])
+
+    def there(self, pairs: slice) -> dict[str, NDArray[np.bool_]]:
+        """By view of which pairs the document has it; of the lexical one, and shares a term."""
+        documents = self._pairs[pairs, 1]
+        found = {DENSE: self.has_dense[documents], COLBERT: self.has_colbert[documents]}
+        if SPARSE in self.scores:
+            found[SPARSE] = self.scores[SPARSE][pairs] != 0
+        return found
 
     def drop(self, positions: Sequence[int]) -> None:
         """What was held of these is not what it was taken for: they are missing again."""

@@ -80,6 +80,7 @@ class StoreBase(Generic[C]):
             model=None if encoder is None else _model_of(encoder),
             widths=(encoder.dim, encoder.colbert_dim) if encoder is not None else None,
             create=create,
+            place=transport.place_of(location),
         )
 
     def __repr__(self) -> str:

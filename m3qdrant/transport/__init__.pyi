@@ -2,6 +2,7 @@ from .connecting import TIMEOUT_S as TIMEOUT_S
 from .connecting import aconnect as aconnect
 from .connecting import connect as connect
 from .connecting import describe as describe
+from .connecting import place_of as place_of
 from .engines import capabilities_of as capabilities_of
 from .failures import as_ours as as_ours
 from .files import ServerFiles as ServerFiles

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -30,7 +30,7 @@ from m3qdrant.transport.retries import Retries
 from m3qdrant.transport.running import run
 from m3qdrant.transport.wire.client import AsyncWireClient, WireClient
 
-__all__ = ["TIMEOUT_S", "aconnect", "connect", "describe"]
+__all__ = ["TIMEOUT_S", "aconnect", "connect", "describe", "place_of"]
 
 C = TypeVar("C", QdrantBase, AsyncQdrantBase)
 
@@ -72,6 +72,16 @@ def describe(location: object) -> str:
     if not _is_url(name):
         return re.sub("://[^/]*@", "://...@", name)
     return re.sub("://[^/]*@", "://...@", re.sub("[?#].+", "?...", name))
+
+
+def place_of(location: object) -> Hashable:
+    """What tells a location from others: a directory's real path, a URL; of a client, itself."""
+    if isinstance(location, list | tuple):
+        return tuple(map(place_of, location))
+    if not isinstance(location, str | os.PathLike):
+        return object()  # which nothing else is equal to
+    name = str(os.fspath(location))
+    return name if urls_of(name) is not None or _is_url(name) else os.path.realpath(name)
 
 
 @dataclass(frozen=True)

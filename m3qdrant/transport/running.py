@@ -19,7 +19,7 @@ import tenacity
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.client_base import QdrantBase
 
-from m3qdrant.collection import Call, Outcomes, Steps, Together
+from m3qdrant.collection import Call, Compute, Outcomes, Steps, Together
 from m3qdrant.errors import (
     EngineError,
     M3QdrantError,
@@ -87,7 +87,7 @@ async def arun(
 
 
 def drive(
-    steps: Generator[Q | Together[Q], Any, T],
+    steps: Generator[Q | Together[Q] | Compute[Any], Any, T],
     ask: Callable[[Q], object],
     at_once: Callable[[Sequence[Q]], bool],
 ) -> T:
@@ -108,6 +108,8 @@ def drive(
                 if isinstance(question, Together):
                     several = at_once(question.questions)
                     answer = _ask_all(question.questions, ask, _AT_ONCE if several else 1)
+                elif isinstance(question, Compute):
+                    answer = question.function()
                 else:
                     answer = ask(question)
             except M3QdrantError as error:
@@ -119,11 +121,11 @@ def drive(
 
 
 async def adrive(
-    steps: Generator[Q | Together[Q], Any, T],
+    steps: Generator[Q | Together[Q] | Compute[Any], Any, T],
     ask: Callable[[Q], Awaitable[object]],
     at_once: Callable[[Sequence[Q]], bool],
 ) -> T:
-    """`drive` for asyncio."""
+    """`drive` for asyncio; what is computed is computed in a thread."""
     answer: Any = None
     failure: M3QdrantError | None = None
     try:
@@ -134,6 +136,8 @@ async def adrive(
                 if isinstance(question, Together):
                     several = at_once(question.questions)
                     answer = await _aask_all(question.questions, ask, _AT_ONCE if several else 1)
+                elif isinstance(question, Compute):
+                    answer = await asyncio.to_thread(question.function)
                 else:
                     answer = await ask(question)
             except M3QdrantError as error:

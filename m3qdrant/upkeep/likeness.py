@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 from qdrant_client import models
 
 from m3qdrant.collection import CollectionSettings, ModelId
-from m3qdrant.names import MIGRATION
+from m3qdrant.names import METADATA, MIGRATION
 
 __all__ = ["differences", "kinds_of", "metadata_of", "settings_of"]
 
@@ -52,9 +54,11 @@ def _diff(kind: type[D], config: BaseModel | None) -> D | None:
 
 
 def metadata_of(info: models.CollectionInfo) -> dict[str, Any]:
-    """A collection's metadata without a cursor of ours."""
+    """The metadata of a copy: without a cursor of ours, and with an identity of its own."""
     metadata = dict(info.config.metadata or {})
     metadata.pop(MIGRATION, None)
+    if isinstance(ours := metadata.get(METADATA), Mapping) and "uuid" in ours:
+        metadata[METADATA] = {**ours, "uuid": uuid.uuid4().hex}
     return metadata
 
 

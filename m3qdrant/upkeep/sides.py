@@ -22,6 +22,7 @@ from m3qdrant import transport
 from m3qdrant.collection import (
     Call,
     Capabilities,
+    Compute,
     Steps,
     StrictMode,
     Together,
@@ -90,7 +91,9 @@ class Side:
     def ask(self, steps: Call[T] | Steps[T]) -> Directed[T]:
         """A call, or an operation of calls, directed here; its answer."""
 
-        def directed(call: Call[Any] | Together[Call[Any]]) -> Directed[Any]:
+        def directed(call: Call[Any] | Together[Call[Any]] | Compute[Any]) -> Directed[Any]:
+            if isinstance(call, Compute):
+                return call.function()
             if isinstance(call, Together):
                 return (yield Together(tuple(Asked(self, one) for one in call.questions)))
             return (yield Asked(self, call))
