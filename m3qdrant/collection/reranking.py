@@ -97,7 +97,7 @@ def component_scores(
         tokens=[one.query.tokens for one in asked],
     )
     fetching = partial(
-        bring, name, work, ids, VECTORS, partial(_views, layout), 4 * layout.colbert_dim
+        bring, name, work, ids, list(VECTORS), partial(_views, layout), 4 * layout.colbert_dim
     )
     fetched = yield from fetching()
     held = set(range(len(ids))) - fetched

@@ -19,7 +19,7 @@ from m3qdrant.errors import InputError, StoreClosedError
 from m3qdrant.names import VECTORS, Mode
 from tests.contract.answers import assert_same, ids, plain
 from tests.contract.test_schema import CASES
-from tests.servers.blocking import waited
+from tests.servers.blocking import Blocking, waited
 from tests.views import COLBERT_DIM, DIM, documents, random_views
 from tests.views import views as views_of
 
@@ -52,6 +52,23 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     original = calls.retrieve
     monkeypatch.setattr(calls, "retrieve", retrieve)
     return found
+
+
+Write = Callable[..., Any]
+
+
+@pytest.fixture
+def write(backend: str, request: pytest.FixtureRequest) -> Write:
+    """Calls a method of a store's client that writes; what stands in for a server has few."""
+
+    def call(store: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        client = store.client
+        if backend.startswith("REST"):
+            client = request.getfixturevalue("stand_in").backing
+            return getattr(client, method)(store.collection, *arguments, **options)
+        return waited(store, getattr(client, method)(store.collection, *arguments, **options))
+
+    return call
 
 
 def filled(open_store: Any, n: int = N, seed: int = 31) -> Any:
@@ -163,7 +180,7 @@ def _renewed(store: Any, seed: int, name: str) -> models.PointVectors:
     return models.PointVectors(id=point, vector={name: vector})
 
 
-def _writes(open_store: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+def _writes(open_store: Any, write: Write) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     """Names of ways to change what is stored, and functions that do, from a store to a store."""
 
     def added(store: Any) -> Any:
@@ -186,18 +203,16 @@ def _writes(open_store: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     for seed, name in enumerate(VECTORS):
 
         def updated(store: Any, seed: int = seed, name: str = name) -> Any:
-            vectors = [_renewed(store, 200 + seed, name)]
-            waited(store, store.client.update_vectors(store.collection, vectors))
+            write(store, "update_vectors", [_renewed(store, 200 + seed, name)])
 
         yield f"{name} by a plain client", updated
 
     def payload(store: Any) -> Any:
-        points = list(_points(store).values())
-        waited(store, store.client.set_payload(store.collection, {"x": 1}, points=points))
+        write(store, "set_payload", {"x": 1}, points=list(_points(store).values()))
 
     def made_again(seed: int, **same: Any) -> Callable[[Any], Any]:
         def make(store: Any) -> Any:
-            waited(store, store.client.delete_collection(store.collection))
+            write(store, "delete_collection")
             again = open_store()
             views = replace(random_views(N, seed=seed), **same)
             again.add(documents(N), embeddings=views)
@@ -214,14 +229,14 @@ def _writes(open_store: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
 
 
 @pytest.mark.usefixtures("own_directory")
-def test_what_is_held_is_never_stale(open_store: Any) -> None:
+def test_what_is_held_is_never_stale(open_store: Any, write: Write) -> None:
     """After each way of writing, a search by what is held is the engine's own."""
     store, queries = filled(open_store), random_views(3, seed=50)
     reranker = M3Reranker()
     before = None
-    for name, write in _writes(open_store):
+    for name, change in _writes(open_store, write):
         store.search_batch(queries, candidates=N, reranker=reranker)
-        store = write(store) or store
+        store = change(store) or store
         expected = plain(store.search_batch(queries, limit=N, candidates=N))
         found = plain(store.search_batch(queries, limit=N, candidates=N, reranker=reranker))
         assert_same(found, expected, name)
@@ -300,15 +315,12 @@ def test_candidates_that_come_in_several_pages(
         assert_same(found, expected, "answer")
 
 
-def test_points_without_a_vector(open_store: Any) -> None:
+def test_points_without_a_vector(open_store: Any, write: Write) -> None:
     """Which a plain client can write: what is missing scores nothing, as in the engine."""
     store, queries = filled(open_store), random_views(2, seed=50)
     names = _points(store)
     for id, vectors in (("d0", ["colbert"]), ("d1", ["sparse"]), ("d2", ["dense"])):
-        waited(
-            store,
-            store.client.delete_vectors(store.collection, vectors=vectors, points=[names[id]]),
-        )
+        write(store, "delete_vectors", vectors=vectors, points=[names[id]])
     reranker = M3Reranker()
     for mode in RANKED:
         for _ in range(2):
@@ -414,7 +426,7 @@ def test_several_threads_search(open_store: Any, backend: str) -> None:
 
 
 def test_a_candidate_that_is_deleted_meanwhile(
-    open_store: Any, monkeypatch: pytest.MonkeyPatch
+    open_store: Any, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the lists, before its vectors are fetched."""
     store, query = filled(open_store), random_views(1, seed=50)
@@ -425,11 +437,10 @@ def test_a_candidate_that_is_deleted_meanwhile(
         if options.get("with_vectors") == list(VECTORS):
             point = _points(store).get(gone)
             if point is not None:
-                selector = models.PointIdsList(points=[point])
-                waited(store, store.client.delete(store.collection, selector))
+                write(store, "delete", models.PointIdsList(points=[point]))
         return original(name, ids, **options)
 
-    if "async" in type(store).__name__.lower() or hasattr(store, "wait"):
+    if isinstance(store, Blocking):
         pytest.skip("its loop can't wait for itself")
     monkeypatch.setattr(calls, "retrieve", retrieve)
     for mode in RANKED:
