@@ -29,6 +29,7 @@ from m3qdrant.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     from m3qdrant.collection import Hit
+    from m3qdrant.rank import M3Reranker
 
 
 @app.command()
@@ -63,6 +64,14 @@ def search(
     ef: Annotated[
         int | None, typer.Option(help="Neighbours that the HNSW search keeps in sight.", min=1)
     ] = None,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank",
+            help="Score the candidates here, on a GPU where there is one, in place of the engine. "
+            "Their vectors are fetched each time: for a server with less to compute with.",
+        ),
+    ] = False,
     model: Model = None,
     ca_file: CaFile = None,
     as_json: Json = False,
@@ -79,6 +88,7 @@ def search(
         "diversity": diversity,
         "exact": exact,
         "ef": ef,
+        "reranker": _reranker(rerank),
     }
     asked = Search(
         mode, limit, candidates, _parse_weights(weights), parse_filter(filter), **options
@@ -102,6 +112,12 @@ def demo(
     ] = None,
     mode: Mode = "weighted",
     limit: Limit = 5,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank", help="Score the candidates here, with M3Reranker, in place of the engine."
+        ),
+    ] = False,
     model: Model = "m3-tiny",
     location: Annotated[
         Path | None, typer.Option(help="Where to keep the collection (default: a cache folder).")
@@ -111,7 +127,8 @@ def demo(
     """Index the docstrings of this Python's standard library, once, and search them."""
     from m3qdrant.collection import Search
 
-    Search(mode, limit)
+    reranker = _reranker(rerank)
+    Search(mode, limit, reranker=reranker)
     questions = [_query(query)] if query else None
     encoder = load(model or "m3-tiny")
 
@@ -128,7 +145,7 @@ def demo(
                 f"in {info.location.replace(str(Path.home()), '~')}"
             )
         answers = [
-            (question, store.search(question, mode=mode, limit=limit))
+            (question, store.search(question, mode=mode, limit=limit, reranker=reranker))
             for question in questions or QUERIES
         ]
     if as_json:
@@ -138,6 +155,14 @@ def demo(
 
     for question, hits in answers:
         print_hits(question, mode, hits)
+
+
+def _reranker(wanted: bool) -> M3Reranker | None:
+    if not wanted:
+        return None
+    from m3qdrant.rank import M3Reranker
+
+    return M3Reranker()
 
 
 def _query(words: list[str]) -> str:

@@ -10,6 +10,8 @@ The files:
     requests                 from a query and a search to Qdrant's requests, and back
     fusion                   the modes: from component scores to a ranking
     searching, diversity     a search as an operation; its ranking diversified
+    reranking                the candidates' scores by a reranker, in the engine's place
+    point_scores             points of anybody's collection, ranked by a reranker
     hits                     a found document
     calls                    Qdrant's methods as typed values, and operations made of them
     operations               a collection's other operations

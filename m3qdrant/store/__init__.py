@@ -1,4 +1,7 @@
-"""M3Store and AsyncM3Store: a collection of documents, open for adding and searching."""
+"""M3Store and AsyncM3Store, a collection of documents open for adding and searching.
+
+And beside them: points of anybody's collection, reranked.
+"""
 
 import lazy_loader
 

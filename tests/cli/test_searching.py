@@ -56,6 +56,20 @@ def test_the_rarer_options_of_search(shop: Path) -> None:
         assert complaint in fails("search", "x", "--location", shop, option, value)
 
 
+def test_reranked_here_it_is_the_engines_answer(location: Path) -> None:
+    def hits(*options: str) -> dict[str, float]:
+        output = ok("search", "compress a file", "--location", location, "--json", *options)
+        return {hit["id"]: hit["score"] for hit in json.loads(output)["hits"]}
+
+    for mode in ("weighted", "colbert", "rrf", "dbsf"):
+        engines = hits("--mode", mode)
+        here = hits("--mode", mode, "--rerank")
+        assert list(here) == list(engines)
+        assert here == pytest.approx(engines, abs=1e-5)
+    complaint = fails("search", "x", "--location", location, "--mode", "dense", "--rerank")
+    assert "a reranker goes with modes colbert, rrf, dbsf, weighted" in complaint
+
+
 def test_a_table_shows_text_and_never_interprets_it(location: Path) -> None:
     output = ok("search", "compress a file", "--location", location)
     assert "[bold]file[/bold]" in output

@@ -179,7 +179,7 @@ def test_points_that_are_gone_or_lack_the_vector(client: Any) -> None:
     assert rerank_points(client, name, [], query, using="late") == []
     assert rerank_points(client, name, [1, 2], query, using="late") == []
     twice = rerank_points(client, name, [3, 4, 3], query, using="late")
-    assert sorted(point.id for point in twice) == [3, 4]  # type: ignore[type-var]
+    assert sorted(point.id for point in twice) == [3, 4]
 
 
 def test_a_small_cache(client: Any) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from m3qdrant import Document, M3Encoder, M3Store
+from m3qdrant import Document, M3Encoder, M3Reranker, M3Store
+from m3qdrant.demo import QUERIES, open_demo, stdlib_docstrings
 from m3qdrant.demo import index as demo_module
-from m3qdrant.demo import open_demo, stdlib_docstrings
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,17 @@ def test_the_demos_queries_mean_something(
 ) -> None:
     hits = searchable.search(query, limit=5)
     assert any(hit.payload["module"].split(".")[0] in modules for hit in hits)
+
+
+def test_reranked_the_demo_finds_the_same(searchable: M3Store) -> None:
+    """One reranker for all queries, as `demo --rerank` has it."""
+    reranker = M3Reranker()
+    for query in QUERIES:
+        expected = searchable.search(query, limit=5)
+        found = searchable.search(query, limit=5, reranker=reranker)
+        assert [hit.id for hit in found] == [hit.id for hit in expected]
+        scores = [hit.score for hit in expected]
+        assert [hit.score for hit in found] == pytest.approx(scores, abs=1e-5)
 
 
 def test_the_modes_differ(searchable: M3Store) -> None:
