@@ -1,12 +1,13 @@
 """Documents' three views in the rows of one tensor, so that scoring them copies no token vector.
 
-A document is one run of rows, whatever their dtype:
+A document is two runs of rows, whatever their dtype:
 
-    | its token vectors | its dense vector | its token ids, then their weights |
+    | its token vectors |      | its dense vector | its token ids, then their weights |
 
 The token vectors are in the arena's dtype (int8: with a scale a row), the rest is float32 and
-int32, in as many rows as it takes, read through another view of the same memory. So one number, a
-run's first row, says where all of a document is, and an arena is exactly as large as it was made.
+int32, in as many rows as it takes, read through another view of the same memory. So two numbers
+say where all of a document is, and an arena is exactly as large as it was made. The rest lies
+elsewhere, so that token vectors of neighbours are read without a gap.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Run:
     """Where a document is in an arena.
 
     Attributes:
-        start: its first row.
+        start: the row of its first token vector.
+        rest: the first row of what is beside them.
         tokens: how many token vectors it has; 0 where it has no such view.
         terms: how many token ids with a weight.
         dense: whether it has a dense vector.
@@ -55,6 +57,7 @@ class Run:
     """
 
     start: int
+    rest: int
     tokens: int
     terms: int
     dense: bool
@@ -167,12 +170,13 @@ class Arena:
         tokens = [0] * n if documents.colbert is None else documents.colbert.lengths.tolist()
         terms = [0] * n if documents.sparse is None else documents.sparse.indptr.diff().tolist()
         dense = [documents.dense is not None] * n if has_dense is None else list(has_dense)
-        runs, start = [], 0
+        runs, start, rest = [], 0, sum(tokens)
         for i in range(n):
             rows = form.rows_of(tokens[i], terms[i], dense[i])
-            runs.append(Run(start, tokens[i], terms[i], dense[i], rows))
-            start += rows
-        arena = cls(form, start)
+            runs.append(Run(start, rest, tokens[i], terms[i], dense[i], rows))
+            start += tokens[i]
+            rest += rows - tokens[i]
+        arena = cls(form, rest)
         arena._fill(documents, runs)
         return arena, runs
 
@@ -202,31 +206,31 @@ class Arena:
             self._floats[values] = documents.sparse.values.to(device).float()
 
     def _where(self, runs: Sequence[Run]) -> Tensor:
-        """Of each run: first row, tokens, terms, whether dense; (n, 4) int64."""
+        """Of each run: its two first rows, tokens, terms, whether dense; (n, 5) int64."""
         return torch.tensor(
-            [(run.start, run.tokens, run.terms, run.dense) for run in runs],
+            [(run.start, run.rest, run.tokens, run.terms, run.dense) for run in runs],
             dtype=torch.int64,
             device=self.form.device,
-        ).view(-1, 4)
+        ).view(-1, 5)
 
     def _dense_places(self, where: Tensor) -> Tensor:
         """Where the floats of dense vectors are, (n, dense_dim)."""
-        first = (where[:, 0] + where[:, 1]) * (self.form.stride // 4)
+        first = where[:, 1] * (self.form.stride // 4)
         return first[:, None] + torch.arange(self.form.dense_dim, device=first.device)
 
     def _term_places(self, where: Tensor) -> tuple[Tensor, Tensor]:
         """Where token ids and their weights are, (nnz,) each."""
-        rows = where[:, 0] + where[:, 1] + where[:, 3] * self.form._dense_rows
-        indptr = from_lengths(where[:, 2])
+        rows = where[:, 1] + where[:, 4] * self.form._dense_rows
+        indptr = from_lengths(where[:, 3])
         owner = segment_ids(indptr)
         ids = torch.arange(len(owner), device=owner.device)
         ids += (rows * (self.form.stride // 4) - indptr[:-1])[owner]
-        return ids, ids + where[owner, 2]
+        return ids, ids + where[owner, 3]
 
     def dense(self, runs: Sequence[Run]) -> Tensor:
         """The dense vectors, (n, dense_dim) float32; zeros where a document has none."""
         where = self._where(runs)
-        there = where[:, 3] > 0
+        there = where[:, 4] > 0
         found = self._floats.new_zeros(len(runs), self.form.dense_dim)
         found[there] = self._floats[self._dense_places(where[there])]
         return found
@@ -235,28 +239,28 @@ class Arena:
         """The lexical weights of the documents."""
         where = self._where(runs)
         indices, values = self._term_places(where)
-        return SparseVectors(from_lengths(where[:, 2]), self._ints[indices], self._floats[values])
+        return SparseVectors(from_lengths(where[:, 3]), self._ints[indices], self._floats[values])
 
     def colbert(self, runs: Sequence[Run]) -> m3kernels.Slices:
         """The token vectors of the documents, where they are."""
         where = self._where(runs)
-        return m3kernels.Slices(self.tokens, where[:, 0], where[:, 1])
+        return m3kernels.Slices(self.tokens, where[:, 0], where[:, 2])
 
-    def copy(self, source: Arena, moves: Sequence[tuple[Run, int]]) -> None:
-        """Copy documents of another arena of this form, or move them down within this one.
+    def copy(self, source: Arena, moves: Sequence[tuple[int, int, int]]) -> None:
+        """Copy rows of another arena of this form, or move them down within this one.
 
         Args:
             source: where they are.
-            moves: each one's run there, and the row that it begins at here, both ascending; within
-                one arena no run goes up.
+            moves: (first row there, first row here, how many) each; within one arena ascending,
+                and none goes up.
         """
         whole: list[list[int]] = []
-        for run, start in moves:
+        for begin, start, rows in moves:
             last = whole[-1] if whole else None
-            if last and last[0] + last[2] == run.start and last[1] + last[2] == start:
-                last[2] += run.rows
-            else:
-                whole.append([run.start, start, run.rows])
+            if last and last[0] + last[2] == begin and last[1] + last[2] == start:
+                last[2] += rows
+            elif rows:
+                whole.append([begin, start, rows])
         for begin, start, rows in whole:
             # a part at a time, by way of a copy where both overlap
             for i in range(0, rows, _PART):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,24 +113,26 @@ class Held:
                 left -= run.rows
         rows = sum(runs[i].rows for i in wanted)
         self._leave(rows, since)
-        starts = self._take([runs[i].rows for i in wanted])
-        if starts is None:
+        chosen = [runs[i] for i in wanted]
+        placed = self._take(chosen)
+        if placed is None:
             self._leave(max(rows, arena.rows // _SLACK), since)
             self._move_together()
-            starts = self._take([runs[i].rows for i in wanted])
-            assert starts is not None
-        moves = [(runs[i], start) for i, start in zip(wanted, starts, strict=True)]
-        arena.copy(source, moves)
-        for i, (run, start) in zip(wanted, moves, strict=True):
+            placed = self._take(chosen)
+            assert placed is not None
+        tokens = [(a.start, b.start, a.tokens) for a, b in zip(chosen, placed, strict=True)]
+        rests = [(a.rest, b.rest, a.rows - a.tokens) for a, b in zip(chosen, placed, strict=True)]
+        arena.copy(source, tokens + rests)
+        for i, run in zip(wanted, placed, strict=True):
             key, version = keys[i]
-            self._entries[key] = _Entry(version, replace(run, start=start), self._time)
+            self._entries[key] = _Entry(version, run, self._time)
         return len(wanted)
 
     def forget(self, key: Hashable) -> None:
         """Let a document go, if it is held."""
         entry = self._entries.pop(key, None)
-        if entry is not None and entry.run.rows:
-            self._holes = list(_merged([*self._holes, (entry.run.start, entry.run.rows)]))
+        if entry is not None:
+            self._holes = _merged([*self._holes, *_parts(entry.run)])
 
     def clear(self) -> None:
         """Let all go, and the memory with them."""
@@ -165,57 +167,85 @@ class Held:
             if entry.used >= since:
                 break
             del self._entries[key]
-            leaving.append((entry.run.start, entry.run.rows))
+            leaving += _parts(entry.run)
             free += entry.run.rows
         if leaving:
-            self._holes = list(_merged([*self._holes, *(h for h in leaving if h[1])]))
+            self._holes = _merged([*self._holes, *leaving])
 
-    def _take(self, rows: Sequence[int]) -> list[int] | None:
-        """Room for documents of so many rows each, or None where it is in pieces."""
+    def _take(self, runs: Sequence[Run]) -> list[Run] | None:
+        """Room for documents like these, or None where it is in pieces.
+
+        Token vectors from the bottom, the rest from the top, each together as far as they go.
+        """
         holes = list(self._holes)
-        starts = []
-        first = 0  # holes before it are used up
-        for wanted in rows:
-            while first < len(holes) and not holes[first][1]:
-                first += 1
-            if not wanted:
-                starts.append(0)
-                continue
-            for i in range(first, len(holes)):
-                start, there = holes[i]
-                if there >= wanted:
-                    starts.append(start)
-                    holes[i] = (start + wanted, there - wanted)
-                    break
-            else:
-                return None
+        starts = _room(holes, [run.tokens for run in runs], top=False)
+        if starts is None:
+            return None
+        rests = _room(holes, [run.rows - run.tokens for run in runs], top=True)
+        if rests is None:
+            return None
         self._holes = [hole for hole in holes if hole[1]]
-        return starts
+        return [
+            replace(run, start=start, rest=rest)
+            for run, start, rest in zip(runs, starts, rests, strict=True)
+        ]
 
     def _move_together(self) -> None:
         assert self.arena is not None
-        entries = sorted(
-            (entry for entry in self._entries.values() if entry.run.rows),
-            key=lambda entry: entry.run.start,
+        entries = list(self._entries.values())
+        parts = sorted(
+            (start, rows, number, name)
+            for number, entry in enumerate(entries)
+            for name, start, rows in (
+                ("start", entry.run.start, entry.run.tokens),
+                ("rest", entry.run.rest, entry.run.rows - entry.run.tokens),
+            )
+            if rows
         )
         moves, end = [], 0
-        for entry in entries:
-            moves.append((entry.run, end))
-            end += entry.run.rows
+        for start, rows, number, name in parts:
+            moves.append((start, end, rows))
+            moved = {name: end}
+            entries[number].run = replace(entries[number].run, **moved)
+            end += rows
         self.arena.copy(self.arena, moves)
-        for entry, (run, start) in zip(entries, moves, strict=True):
-            entry.run = replace(run, start=start)
         self._holes = [(end, self.arena.rows - end)] if end < self.arena.rows else []
 
 
-def _merged(holes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _parts(run: Run) -> list[tuple[int, int]]:
+    """The rows of a document: (first, how many)."""
+    parts = [(run.start, run.tokens), (run.rest, run.rows - run.tokens)]
+    return [part for part in parts if part[1]]
+
+
+def _room(holes: list[tuple[int, int]], rows: Sequence[int], *, top: bool) -> list[int] | None:
+    """Places of so many rows each, taken from the holes; None where none has room for one."""
+    total = sum(rows)
+    order = range(len(holes) - 1, -1, -1) if top else range(len(holes))
+
+    def one(wanted: int) -> int | None:
+        if not wanted:
+            return 0
+        for i in order:
+            start, there = holes[i]
+            if there >= wanted:
+                holes[i] = (start, there - wanted) if top else (start + wanted, there - wanted)
+                return start + there - wanted if top else start
+        return None
+
+    first = one(total)
+    if first is not None:
+        return [first + before for before in itertools.accumulate(rows, initial=0)][:-1]
+    starts = [one(wanted) for wanted in rows]
+    return None if None in starts else [start for start in starts if start is not None]
+
+
+def _merged(holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Free runs in order, neighbours as one."""
-    start = end = 0
+    found: list[tuple[int, int]] = []
     for first, rows in sorted(holes):
-        if first != end:
-            if end > start:
-                yield start, end - start
-            start = first
-        end = first + rows
-    if end > start:
-        yield start, end - start
+        if found and sum(found[-1]) == first:
+            found[-1] = (found[-1][0], found[-1][1] + rows)
+        else:
+            found.append((first, rows))
+    return found

@@ -149,11 +149,16 @@ class Work:
         """Score some documents with the queries that want them."""
         if not positions:
             return
+        # in the order of their rows, so that neighbours are read as they lie
+        order = sorted(range(len(positions)), key=lambda i: runs[i].start)
+        positions, runs = [positions[i] for i in order], [runs[i] for i in order]
         number = np.full(len(self._keys), -1)
-        number[list(positions)] = np.arange(len(positions))
+        number[positions] = np.arange(len(positions))
         those = np.flatnonzero(number[self._pairs[:, 1]] >= 0)
-        pairs = self._pairs[those].copy()
+        pairs = self._pairs[those]
         pairs[:, 1] = number[pairs[:, 1]]
+        sorting = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        pairs, those = pairs[sorting], those[sorting]
         found: dict[str, NDArray[np.float32]] = score_pairs(
             self._queries, arena, runs, pairs, list(self.scores)
         )
