@@ -55,7 +55,9 @@ class SearchOptions(TypedDict, total=False):
     again."""
     reranker: M3Reranker | None
     """What scores the candidates in the engine's place, in the modes that have candidates: only
-    vectors that it does not hold yet are fetched."""
+    vectors that it does not hold yet are fetched. Its own weights, where it has some, are those of
+    mode "weighted". With its dtype "float32" scores are the engine's to 1e-5 (of vectors that are
+    stored as turbo4, which come back rounded once more, to 1e-3)."""
     components: bool
     """Ask for each hit's three exact scores, `Hit.scores`: one more request. True by default."""
 

@@ -194,19 +194,19 @@ class Held:
         assert self.arena is not None
         entries = list(self._entries.values())
         parts = sorted(
-            (start, rows, number, name)
+            (start, rows, number, late)
             for number, entry in enumerate(entries)
-            for name, start, rows in (
-                ("start", entry.run.start, entry.run.tokens),
-                ("rest", entry.run.rest, entry.run.rows - entry.run.tokens),
+            for late, start, rows in (
+                (False, entry.run.start, entry.run.tokens),
+                (True, entry.run.rest, entry.run.rows - entry.run.tokens),
             )
             if rows
         )
         moves, end = [], 0
-        for start, rows, number, name in parts:
+        for start, rows, number, late in parts:
             moves.append((start, end, rows))
-            moved = {name: end}
-            entries[number].run = replace(entries[number].run, **moved)
+            run = entries[number].run
+            entries[number].run = replace(run, rest=end) if late else replace(run, start=end)
             end += rows
         self.arena.copy(self.arena, moves)
         self._holes = [(end, self.arena.rows - end)] if end < self.arena.rows else []

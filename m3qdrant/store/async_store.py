@@ -348,7 +348,7 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             filter: what a document must satisfy: a mapping (see `collection/filters.py`) or
                 Qdrant's own.
             options: offset, score_threshold, group_by, group_size, diversity, with_vectors, exact,
-                ef, oversampling, components; `SearchOptions` describes them.
+                ef, oversampling, components, reranker; `SearchOptions` describes them.
 
         Raises:
             InputError: names the argument and what is allowed.
