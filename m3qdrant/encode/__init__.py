@@ -10,6 +10,7 @@ The files:
     network       M3Model: XLM-RoBERTa's body and three heads
     arguments     what callers give, checked
     prefix        the first tokens of a text that is far too long
+    spans         which characters of a text each token stands for
     forking       what a forked process can do
     batching      a call's texts in batches, and the results in their places
     encoder       M3Encoder: texts in, views out

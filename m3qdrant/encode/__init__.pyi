@@ -6,8 +6,10 @@ from .embeddings import SparseVectors as SparseVectors
 from .embeddings import TokenVectors as TokenVectors
 from .encoder import M3Encoder as M3Encoder
 from .network import M3Model as M3Model
+from .pooling import clusters as clusters
 from .pooling import pool_query as pool_query
 from .pooling import pool_tokens as pool_tokens
 from .protocol import Encoder as Encoder
 from .protocol import TruncationWarning as TruncationWarning
 from .protocol import check_encoder as check_encoder
+from .spans import TokenSpan as TokenSpan

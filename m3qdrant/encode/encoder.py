@@ -33,6 +33,7 @@ from m3qdrant.encode.identity import combined, tokenizer_identity
 from m3qdrant.encode.network import M3Model, Packing
 from m3qdrant.encode.prefix import PrefixTokenizer
 from m3qdrant.encode.protocol import TruncationWarning
+from m3qdrant.encode.spans import TokenSpan, spans
 from m3qdrant.errors import CheckpointError, EncodeError, InputError, NotFiniteError
 from m3qdrant.progress import progress_bar
 
@@ -302,12 +303,50 @@ class M3Encoder:
             )
         return [len(ids) for ids in batch["input_ids"]]
 
-    def _tokenize(self, texts: list[str], limit: int) -> tuple[list[list[int]], Tensor]:
-        """Token ids of each text, CLS and EOS included, and which texts were cut at `limit`."""
-        if not texts:
-            return [], torch.zeros(0, dtype=torch.bool)
-        # transformers' own call keeps truncation and padding as state of the backend, where
-        # another thread finds it; this one changes nothing
+    def token_spans(
+        self, texts: str | Sequence[str], max_length: int = 8192
+    ) -> list[list[TokenSpan]]:
+        """The tokens that each text's ColBERT vectors stand for, and where in it they are.
+
+        Args:
+            texts: as `encode` takes them.
+            max_length: tokens a text is cut to, as `encode` cuts it.
+
+        Returns:
+            For each text one `TokenSpan` a ColBERT vector that `encode` gives it, in their order:
+            all tokens but CLS. The last one is EOS, which stands for no character.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        items = as_texts(texts)
+        body = min(as_length(max_length), self.max_length) - 2
+        found = []
+        with self._lock:
+            backend, prefixes = self._backend()
+            end_id = int(self.tokenizer.eos_token_id)
+            end = TokenSpan(end_id, str(backend.id_to_token(end_id)), None, None)
+            for text in items:
+                some = text
+                if prefixes.is_long(text, body):
+                    some = text[: prefixes.extent(text, body)]
+                encoding = backend.encode(some, add_special_tokens=False)
+                tokens = spans(
+                    some,
+                    encoding.ids,
+                    encoding.tokens,
+                    encoding.offsets,
+                    self.tokenizer.unk_token,
+                )
+                found.append([*tokens[:body], end])
+        return found
+
+    def _backend(self) -> tuple[Any, PrefixTokenizer]:
+        """The tokenizer, with neither truncation nor padding, and what begins long texts.
+
+        transformers' own call keeps both as state of the backend, where another thread finds it;
+        this one changes nothing.
+        """
         backend = self.tokenizer.backend_tokenizer
         if backend.truncation is not None:
             backend.no_truncation()
@@ -315,11 +354,18 @@ class M3Encoder:
             backend.no_padding()
         if self._prefixes is None or self._prefixes.backend is not backend:
             self._prefixes = PrefixTokenizer(backend)
+        return backend, self._prefixes
+
+    def _tokenize(self, texts: list[str], limit: int) -> tuple[list[list[int]], Tensor]:
+        """Token ids of each text, CLS and EOS included, and which texts were cut at `limit`."""
+        if not texts:
+            return [], torch.zeros(0, dtype=torch.bool)
+        backend, prefixes = self._backend()
         body = limit - 2  # beside CLS and EOS
         cut: dict[int, tuple[list[int], bool]] = {
-            i: self._prefixes.first(text, body)
+            i: prefixes.first(text, body)
             for i, text in enumerate(texts)
-            if self._prefixes.is_long(text, body)
+            if prefixes.is_long(text, body)
         }
         short = ["" if i in cut else text for i, text in enumerate(texts)]
         for i, encoding in enumerate(backend.encode_batch_fast(short, add_special_tokens=False)):

@@ -49,7 +49,7 @@ from torch import Tensor
 from m3qdrant.encode.embeddings import TokenVectors
 from m3qdrant.errors import InputError
 
-__all__ = ["pool", "pool_query", "pool_tokens"]
+__all__ = ["clusters", "pool", "pool_query", "pool_tokens"]
 
 _STRETCH = 512
 """The most tokens that are compared each with each."""
@@ -124,6 +124,22 @@ def pool_tokens(
         return colbert
     pooled = [pool(tokens, most) for tokens, most in zip(colbert, lengths.tolist(), strict=True)]
     return TokenVectors(torch.cat(pooled), from_lengths(lengths))
+
+
+def clusters(vectors: Tensor, limit: int) -> list[list[int]]:
+    """The rows of `vectors` that each row of `pool(vectors, limit)` was made of, ascending.
+
+    Those of `pool_query` are the same ones.
+
+    Raises:
+        InputError: `limit` is less than 1.
+    """
+    if len(vectors) <= limit:
+        return [[i] for i in range(len(vectors))]
+    members: list[list[int]] = [[] for _ in range(limit)]
+    for i, cluster in enumerate(_clusters(vectors.detach().float().cpu(), limit).tolist()):
+        members[cluster].append(i)
+    return members
 
 
 def _clusters(vectors: Tensor, limit: int) -> Tensor:

@@ -77,6 +77,15 @@ class PrefixTokenizer:
 
         As the whole text's, of which only what is needed is looked at.
         """
+        ids, _ = self._scan(text, n)
+        return ids[:n], len(ids) > n
+
+    def extent(self, text: str, n: int) -> int:
+        """How many of a text's characters give its first `n` ids."""
+        return self._scan(text, n)[1]
+
+    def _scan(self, text: str, n: int) -> tuple[list[int], int]:
+        """Ids of a text, more than `n` where there are as many, and where they end."""
         assert self._run is not None
         ids: list[int] = []
         start = 0
@@ -86,7 +95,7 @@ class PrefixTokenizer:
                 start = max(start, run.end() - 1)
             some, start = self._stretch(text, start, n + 1 - len(ids))
             ids += some
-        return ids[:n], len(ids) > n
+        return ids, start
 
     def _stretch(self, text: str, start: int, n: int) -> tuple[list[int], int]:
         """Ids of what follows `start`, and where they end: `n` of them, or up to a border."""

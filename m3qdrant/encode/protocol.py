@@ -1,8 +1,11 @@
 """What an encoder is: whatever has these seven members. The store takes any.
 
-One more is optional: `count_tokens(texts: Sequence[str]) -> list[int]`, the tokens of each text,
+Two more are optional. `count_tokens(texts: Sequence[str]) -> list[int]`, the tokens of each text,
 specials included and nothing cut, as `max_length` counts them. With it the command line cuts text
 files into passages that fit; without it passages are measured in characters.
+`token_spans(texts: Sequence[str], max_length: int) -> list[list[TokenSpan]]`, for each text what
+each of its ColBERT vectors stands for (see `M3Encoder.token_spans`). With it an explanation of a
+hit names the words that matched; without it it numbers their vectors.
 
 `M3Encoder` is one. Another may spread texts over several devices, or ask a machine elsewhere; it
 needs to inherit from nothing.
