@@ -18,6 +18,7 @@ __all__ = [
     "CollectionExistsError",
     "CollectionNotFoundError",
     "DocumentError",
+    "DocumentNotFoundError",
     "EncodeError",
     "EngineError",
     "IngestError",
@@ -139,6 +140,10 @@ class CollectionNotFoundError(M3QdrantError, LookupError, ValueError):
     From a client, a server or the embedded engine it is qdrant-client's `UnexpectedResponse` too,
     with the status code 404.
     """
+
+
+class DocumentNotFoundError(M3QdrantError, LookupError):
+    """There is no document of that id in the collection."""
 
 
 class CollectionExistsError(M3QdrantError, ValueError):

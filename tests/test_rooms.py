@@ -35,6 +35,7 @@ PUBLIC = {
         "M3Encoder",
         "SparseRow",
         "SparseVectors",
+        "TokenSpan",
         "TokenVectors",
         "TruncationWarning",
     ],
@@ -42,7 +43,18 @@ PUBLIC = {
     "collection": ["Document", "Hit", "M3Schema", "SearchOptions", "StoreInfo"],
     "transport": ["Retries"],
     "ingest": ["IngestReport", "PassedOver"],
-    "rank": ["M3Reranker"],
+    "rank": [
+        "Alignment",
+        "Component",
+        "DocumentVector",
+        "Explanation",
+        "Highlight",
+        "M3Reranker",
+        "Match",
+        "Snippet",
+        "Term",
+        "Token",
+    ],
     "store": ["AsyncM3Store", "M3Store", "arerank_points", "rerank_points"],
 }
 MODULES = ["errors", "scoring"]

@@ -3,7 +3,7 @@
 The files:
 
     documents     ingest, export, delete
-    searching     search, demo
+    searching     search, explain, demo
     collections   info, doctor, index, optimize, migrate, pull
     checking      verify
 """

@@ -1,4 +1,4 @@
-"""search, demo: the commands that rank."""
+"""search, explain, demo: the commands that rank."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from m3qdrant.collection import Hit
     from m3qdrant.rank import M3Reranker
 
+_WEIGHTS = ",".join(map(str, DEFAULT_WEIGHTS))
+
+Candidates = Annotated[
+    int, typer.Option(help="Length of the dense and the sparse top list.", min=1)
+]
+Weights = Annotated[str, typer.Option(help="Dense, lexical and ColBERT weight in mode weighted.")]
+
 
 @app.command()
 def search(
@@ -39,12 +46,8 @@ def search(
     collection: Collection = "documents",
     mode: Mode = "weighted",
     limit: Limit = 10,
-    candidates: Annotated[
-        int, typer.Option(help="Length of the dense and the sparse top list.", min=1)
-    ] = 100,
-    weights: Annotated[
-        str, typer.Option(help="Dense, lexical and ColBERT weight in mode weighted.")
-    ] = ",".join(map(str, DEFAULT_WEIGHTS)),
+    candidates: Candidates = 100,
+    weights: Weights = _WEIGHTS,
     filter: Filter = None,
     offset: Annotated[int, typer.Option(help="Hits to skip, for the next page.", min=0)] = 0,
     score_threshold: Annotated[
@@ -72,6 +75,9 @@ def search(
             "Their vectors are fetched each time: for a server with less to compute with.",
         ),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the passage that matched; JSON has it all.")
+    ] = False,
     model: Model = None,
     ca_file: CaFile = None,
     as_json: Json = False,
@@ -89,6 +95,7 @@ def search(
         "exact": exact,
         "ef": ef,
         "reranker": _reranker(rerank),
+        "explain": explain,
     }
     asked = Search(
         mode, limit, candidates, _parse_weights(weights), parse_filter(filter), **options
@@ -103,6 +110,56 @@ def search(
     from m3qdrant.cli.tables import print_hits
 
     print_hits(question, mode, hits, offset)
+
+
+@app.command()
+def explain(
+    query: Annotated[list[str], typer.Argument(help="What is looked for.")],
+    location: Location,
+    collection: Collection = "documents",
+    id: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="A document, found or not; again for others (default: hits)."),
+    ] = None,
+    mode: Mode = "weighted",
+    limit: Limit = 3,
+    candidates: Candidates = 100,
+    weights: Weights = _WEIGHTS,
+    filter: Filter = None,
+    html: Annotated[
+        Path | None, typer.Option(help="A file for a page that shows it; it needs nothing else.")
+    ] = None,
+    model: Model = None,
+    ca_file: CaFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show why documents rank where they do: scores, shared terms, and words that match."""
+    from m3qdrant.collection import Search
+
+    question = _query(query)
+    names = [typed(name) for name in id or ()]
+    asked = Search(mode, limit, candidates, _parse_weights(weights), parse_filter(filter))
+    arguments: Any = (mode, candidates, asked.weights, asked.filter)
+    with open_store(location, collection, model, create=False, ca_file=ca_file) as store:
+        if names:
+            found = [store.explain(question, name, *arguments) for name in names]
+        else:
+            hits = store.search(question, mode, limit, *arguments[1:], explain=True)
+            found = [hit.explanation for hit in hits if hit.explanation is not None]
+    if html is not None:
+        from m3qdrant.files import write_whole
+        from m3qdrant.rank import page
+
+        write_whole(html, page(found, question).encode())
+    if as_json:
+        explanations = [explanation.to_dict() for explanation in found]
+        print_json({"query": question, "mode": mode, "explanations": explanations})
+        return
+    from m3qdrant.cli.explained import print_explanations
+
+    print_explanations(question, mode, found)
+    if html is not None:
+        print(f"the page is {html}")
 
 
 @app.command()

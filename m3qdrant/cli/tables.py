@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from m3qdrant.demo import Verification
     from m3qdrant.upkeep import Finding
 
-__all__ = ["print_findings", "print_hits", "print_verification"]
+__all__ = ["plain", "print_findings", "print_hits", "print_verification", "seen"]
 
 _SNIPPET = 110  # characters
+_JOINERS = "\u200c\u200d"
 
 
 def print_hits(query: str, mode: str, hits: Sequence[Hit], offset: int = 0) -> None:
     """A table of hits: rank, total score, the three component scores, id and snippet.
+
+    The snippet is the passage that matched where the hits are explained, else the beginning.
 
     Args:
         query: what was asked.
@@ -33,7 +36,7 @@ def print_hits(query: str, mode: str, hits: Sequence[Hit], offset: int = 0) -> N
         offset: how many ranks were skipped.
     """
     if not hits:
-        Console().print(_plain(f"{query}  ({mode}): nothing found"))
+        Console().print(plain(f"{query}  ({mode}): nothing found"))
         return
     table = _table(f"{textwrap.shorten(query, _SNIPPET, placeholder=' ...')}  ({mode})")
     table.add_column("", justify="right")
@@ -45,9 +48,12 @@ def print_hits(query: str, mode: str, hits: Sequence[Hit], offset: int = 0) -> N
     table.add_column("document", overflow="fold")
     for rank, hit in enumerate(hits, offset + 1):
         numbers = (hit.score, *(hit.scores[name] for name in VECTORS))
-        snippet = textwrap.shorten(hit.text, _SNIPPET, placeholder=" ...")
-        document = Text("\n").join([_plain(hit.id, "bold"), _plain(snippet, "dim")])
-        group = [_plain(str(hit.group))] if grouped else []
+        if hit.explanation is None:
+            snippet = textwrap.shorten(hit.text, _SNIPPET, placeholder=" ...")
+        else:
+            snippet = hit.snippet(_SNIPPET)
+        document = Text("\n").join([plain(hit.id, "bold"), plain(snippet, "dim")])
+        group = [plain(str(hit.group))] if grouped else []
         table.add_row(str(rank), *(f"{number:.3f}" for number in numbers), *group, document)
     Console().print(table)
 
@@ -60,12 +66,12 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table.add_column("finding", overflow="fold")
     styles = {"error": "bold red", "warning": "yellow", "note": "", "ok": "green"}
     for finding in findings:
-        text = _plain(finding.what)
+        text = plain(finding.what)
         if finding.remedy is not None:
-            text = Text("\n").join([text, _plain(f"-> {finding.remedy}", "bold")])
+            text = Text("\n").join([text, plain(f"-> {finding.remedy}", "bold")])
         table.add_row(
             Text(finding.severity, styles[finding.severity]),
-            _plain(finding.collection or ""),
+            plain(finding.collection or ""),
             text,
         )
     Console().print(table)
@@ -91,11 +97,15 @@ def print_verification(result: Verification) -> None:
 
 def _table(title: str) -> Table:
     return Table(
-        title=_plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
 
 
-def _plain(text: str, style: str = "") -> Text:
+def plain(text: str, style: str = "") -> Text:
     """`text` on one line without control characters, which could drive the reader's terminal."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-    return Text(line, style)
+    return Text(seen(" ".join(text.split())), style)
+
+
+def seen(text: str) -> str:
+    """`text` with a space for each control character; what joins letters and emoji stays."""
+    return "".join(c if c.isprintable() or c in _JOINERS else " " for c in text)

@@ -12,7 +12,9 @@ The files:
     searching, diversity     a search as an operation; its ranking diversified
     reranking                the candidates' scores by a reranker, in the engine's place
     point_scores             points of anybody's collection, ranked by a reranker
-    hits                     a found document
+    standing                 where a document stands in a ranking, by its components
+    recovering, explaining   what stored vectors stand for; why a document ranks where it does
+    hits                     a found document, and a search's
     calls                    Qdrant's methods as typed values, and operations made of them
     operations               a collection's other operations
     capabilities, versions   what an engine can do; what a server must be for each feature

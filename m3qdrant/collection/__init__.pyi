@@ -19,9 +19,12 @@ from .documents import Document as Document
 from .documents import document_id_of as document_id_of
 from .documents import numbered as numbered
 from .documents import point_id as point_id
+from .explaining import EXPLAINED_AT_ONCE as EXPLAINED_AT_ONCE
+from .explaining import Explaining as Explaining
 from .filters import as_filter as as_filter
 from .filters import says_nothing as says_nothing
 from .hits import Hit as Hit
+from .hits import Hits as Hits
 from .layout import Layout as Layout
 from .layout import ModelId as ModelId
 from .operations import OPTIMIZE_POINTS as OPTIMIZE_POINTS
@@ -44,6 +47,7 @@ from .search import Search as Search
 from .search import SearchOptions as SearchOptions
 from .search import check_queries as check_queries
 from .search import one_query as one_query
+from .standing import Standing as Standing
 from .strict import StrictMode as StrictMode
 from .strict import kept_to as kept_to
 from .through import through as through

@@ -15,7 +15,7 @@ from m3qdrant.errors import DocumentError, InputError
 from m3qdrant.names import OURS, TEXT
 from m3qdrant.scalars import plain_json, plain_scalar
 
-__all__ = ["Document", "document_id", "document_id_of", "numbered", "point_id"]
+__all__ = ["Document", "document_id", "document_id_of", "numbered", "own_point_ids", "point_id"]
 
 _NAMESPACE = uuid.UUID("6b6f2e0a-0f6f-5d0e-9a4e-3f0d6d337164")
 
@@ -93,6 +93,16 @@ class Document:
 def point_id(id: str) -> str:
     """The point id of a document id: uuid5 of it in a fixed namespace."""
     return str(uuid.uuid5(_NAMESPACE, id))
+
+
+def own_point_ids(id: str) -> list[models.ExtendedPointId]:
+    """The ids that a point of another program may have, whose document goes by it."""
+    if id.isascii() and id.isdecimal() and int(id) < 2**64:
+        return [int(id)]
+    try:
+        return [str(uuid.UUID(id))]
+    except ValueError:
+        return []
 
 
 def document_id(point: models.ScoredPoint | models.Record) -> str:

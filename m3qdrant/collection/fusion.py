@@ -24,7 +24,7 @@ from qdrant_client import models
 
 from m3qdrant.names import COLBERT, VECTORS, Mode
 
-__all__ = ["Ranking", "Scores", "fused", "ordered", "settled", "tied"]
+__all__ = ["Ranking", "Scores", "fused", "ordered", "parts", "settled", "tied"]
 
 PointId: TypeAlias = models.ExtendedPointId
 Scores: TypeAlias = "dict[str, dict[PointId, float]]"
@@ -55,13 +55,17 @@ def fused(
             id: math.fsum(w * scores[name].get(id, 0.0) for w, name in _pairs(weights)) / total
             for id in {id: None for name in VECTORS for id in scores[name]}
         }
-    share = _reciprocal_ranks if mode == "rrf" else _distribution
-    parts: dict[PointId, list[float]] = {}
+    found: dict[PointId, list[float]] = {}
     for ranking in lists.values():
-        for id, part in share(ranking):
-            parts.setdefault(id, []).append(part)
+        for id, part in parts(mode, ranking):
+            found.setdefault(id, []).append(part)
     # exact sums: the same parts in another order are the same score
-    return {id: math.fsum(each) for id, each in parts.items()}
+    return {id: math.fsum(each) for id, each in found.items()}
+
+
+def parts(mode: Mode, ranking: Ranking) -> Ranking:
+    """In `rrf` and `dbsf`: what one list adds to the score of each point in it."""
+    return _reciprocal_ranks(ranking) if mode == "rrf" else _distribution(ranking)
 
 
 def _pairs(weights: Sequence[float]) -> list[tuple[float, str]]:

@@ -19,7 +19,13 @@ from qdrant_client import models
 from m3qdrant.collection import adoption, calls, versions
 from m3qdrant.collection.calls import Call, Steps
 from m3qdrant.collection.capabilities import Capabilities, Engine
-from m3qdrant.collection.documents import Document, document_id_of, point_id
+from m3qdrant.collection.documents import (
+    Document,
+    document_id,
+    document_id_of,
+    own_point_ids,
+    point_id,
+)
 from m3qdrant.collection.filters import as_filter, says_nothing
 from m3qdrant.collection.hits import Hit
 from m3qdrant.collection.layout import OUR_INDEX, Index, Layout, ModelId
@@ -30,15 +36,17 @@ from m3qdrant.errors import (
     AccessDeniedError,
     CollectionExistsError,
     CollectionNotFoundError,
+    DocumentNotFoundError,
     InputError,
     SchemaMismatchError,
     UnsupportedError,
 )
-from m3qdrant.names import DENSE, SPARSE
+from m3qdrant.names import DENSE, OURS, SPARSE
 from m3qdrant.rows import values
 from m3qdrant.scalars import plain_scalar
 
 if TYPE_CHECKING:
+    from m3qdrant.collection.standing import Standing
     from m3qdrant.encode import M3Embeddings
 
 __all__ = ["OPTIMIZE_POINTS", "Collection", "Id", "StoreInfo", "as_ids", "is_one"]
@@ -312,6 +320,13 @@ class Collection:
 
     def search(self, embeddings: M3Embeddings, search: Search) -> Steps[list[list[Hit]]]:
         """The hits of each of the n queries; see searching.py."""
+        pages = yield from self.ranked(embeddings, search)
+        return [[hit for hit, _ in page] for page in pages]
+
+    def ranked(
+        self, embeddings: M3Embeddings, search: Search
+    ) -> Steps[list[list[tuple[Hit, Standing | None]]]]:
+        """`search`, and where each hit stands, if `search.explain`."""
         from m3qdrant.collection import searching  # torch, which nothing else here needs
 
         if self.layout is None:
@@ -321,7 +336,7 @@ class Collection:
         search = self._allowed(search)
         self._check_reranker(search, self.layout)
         place = self._place if self.capabilities.versions else None
-        return (yield from searching.search(self.name, self.layout, embeddings, search, place))
+        return (yield from searching.ranked(self.name, self.layout, embeddings, search, place))
 
     def _check_reranker(self, search: Search, layout: Layout) -> None:
         """Check that a reranker's encoder is the model that the vectors come from."""
@@ -334,6 +349,43 @@ class Collection:
                 f"vectors of {self} come from {layout.model.name} ({layout.model.fingerprint}): "
                 "give a reranker with that encoder, or without one"
             )
+
+    def stand(self, embeddings: M3Embeddings, search: Search, id: str) -> Steps[Standing]:
+        """Where the document with this id stands in a query's ranking.
+
+        Raises:
+            DocumentNotFoundError: there is none.
+            InputError: it has no vectors.
+        """
+        from m3qdrant.collection import searching
+
+        known = [point_id(id), *own_point_ids(id)]  # another program's goes by its point's id
+        found: list[models.Record] = []
+        if self.layout is not None:
+            found = yield from calls.retrieve(self.name, known, with_payload=[OURS])
+        points = {str(point.id): point.id for point in found if document_id(point) == id}
+        point = next((points[str(each)] for each in known if str(each) in points), None)
+        if point is None or self.layout is None:
+            raise DocumentNotFoundError(
+                f"there is no document {id!r} in {self}: a hit's id, and `m3qdrant export`, say "
+                "what they are called"
+            )
+        (record,) = yield from self.vectors([point])
+        if not record.vector:
+            raise InputError(
+                f"document {id!r} of {self} has no vectors, so there is nothing to explain: "
+                "ingest it again"
+            )
+        search = self._allowed(search)
+        return (yield from searching.stand(self.name, self.layout, embeddings, search, point))
+
+    def vectors(self, points: Sequence[models.ExtendedPointId]) -> Steps[list[models.Record]]:
+        """Points with all that they hold, those that are there."""
+        return (
+            yield from calls.retrieve(
+                self.name, points, with_payload=True, with_vectors=True, arrays=True
+            )
+        )
 
     def _allowed(self, search: Search) -> Search:
         """A search as strict mode allows it."""

@@ -18,7 +18,14 @@ from torch import Tensor
 from m3qdrant.collection.documents import Document
 from m3qdrant.collection.layout import Layout
 from m3qdrant.collection.provenance import Provenance
-from m3qdrant.encode import M3Embeddings, SparseRow, SparseVectors, TokenVectors, pool_tokens
+from m3qdrant.encode import (
+    M3Embeddings,
+    SparseRow,
+    SparseVectors,
+    TokenVectors,
+    clusters,
+    pool_tokens,
+)
 from m3qdrant.errors import InputError
 from m3qdrant.names import COLBERT, DENSE, SPARSE, LongDocuments
 
@@ -26,6 +33,7 @@ __all__ = [
     "as_stored",
     "check",
     "fit",
+    "fitted",
     "rounded",
     "sparse_vector",
     "to_points",
@@ -173,6 +181,20 @@ def fit(
         colbert = pool_tokens(colbert, factor=factor, limit=limit)
         embeddings = replace(embeddings, colbert=colbert)
     return embeddings, too_long
+
+
+def fitted(vectors: Tensor, layout: Layout, long_documents: LongDocuments) -> list[list[int]]:
+    """The tokens that each ColBERT vector stands for which `fit` gives a document.
+
+    Args:
+        vectors: (n, dim), one a token.
+        layout: as `fit` takes it.
+        long_documents: likewise.
+    """
+    factor, limit = layout.schema.token_pooling, layout.max_tokens
+    if long_documents == "truncate":
+        vectors = vectors[: factor * limit]
+    return clusters(vectors, min(-(-len(vectors) // factor), limit))
 
 
 def _first_tokens(colbert: TokenVectors, limit: int) -> TokenVectors:

@@ -90,11 +90,20 @@ class Provenance:
             likely: lengths to try first.
             others: try all others up to `LONGEST` too.
         """
+        made = self.made_with(text, likely, others=others)
+        return None if made is None else made[0]
+
+    def made_with(
+        self, text: str, likely: Iterable[int], *, others: bool = True
+    ) -> tuple[int, LongDocuments] | None:
+        """The tokens that a text was cut to, and what was done with too many ColBERT vectors.
+
+        The arguments are those of `cut_to`; None for another text.
+        """
         for length in itertools.chain(likely, range(2, LONGEST + 1) if others else ()):
-            if any(
-                digest(vector_options(length, how), text) == self.text for how in LONG_DOCUMENTS
-            ):
-                return length
+            for how in LONG_DOCUMENTS:
+                if digest(vector_options(length, how), text) == self.text:
+                    return length, how
         return None
 
     def is_payload(self, stored: Mapping[str, Any]) -> bool | None:

@@ -60,6 +60,9 @@ class SearchOptions(TypedDict, total=False):
     stored as turbo4, which come back rounded once more, to 1e-3)."""
     components: bool
     """Ask for each hit's three exact scores, `Hit.scores`: one more request. True by default."""
+    explain: bool
+    """Say why each hit ranks where it does, in `Hit.explanation`. Their vectors are fetched, and
+    their texts encoded again, so it takes its time."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Search:
     oversampling: float | None = None
     components: bool = True
     reranker: M3Reranker | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -102,6 +106,10 @@ class Search:
             ("oversampling", 1, math.inf),
         ):
             _check_number(name, getattr(self, name), least_number, most)
+        if not isinstance(self.explain, bool):
+            raise InputError(f"explain is {self.explain!r}: give True or False")
+        if self.explain and not self.components:
+            raise InputError("explain needs the component scores: leave components=False out")
         object.__setattr__(self, "weights", check_weights(self.weights))
         object.__setattr__(self, "filter", as_filter(self.filter))  # refuses what is none
         if isinstance(self.with_vectors, str) or not isinstance(

@@ -30,13 +30,14 @@ from m3qdrant.collection.requests import (
     list_request,
 )
 from m3qdrant.collection.search import Search
+from m3qdrant.collection.standing import Fused, Standing, standing
 from m3qdrant.collection.unit import MOST_COSINE
 from m3qdrant.encode import M3Embeddings
 from m3qdrant.errors import RankingEndsWarning, StoreDamagedError
 from m3qdrant.jsonpath import first_key, groups_at
 from m3qdrant.names import COLBERT, DENSE, OURS, SPARSE, VECTORS
 
-__all__ = ["search"]
+__all__ = ["ranked", "stand"]
 
 _GROWTH = 4
 _MOST_TIED = 10_000
@@ -56,6 +57,7 @@ class _Asked:
         ranking: what the mode makes of them.
         scores: the candidates' component scores; None where the mode needs none.
         cut: whether more documents could have been ranked, had `candidates` been larger.
+        fused: in `rrf` and `dbsf` the lists that were fused, by vector.
         page: the hits asked for: point, score, group.
     """
 
@@ -64,16 +66,17 @@ class _Asked:
     ranking: Ranking = field(default_factory=list)
     scores: Scores | None = None
     cut: bool = False
+    fused: dict[str, Fused] = field(default_factory=dict)
     page: list[tuple[PointId, float, Group]] = field(default_factory=list)
 
 
-def search(
+def ranked(
     name: str,
     layout: Layout,
     embeddings: M3Embeddings,
     search: Search,
-    place: Hashable | None = None,
-) -> Steps[list[list[Hit]]]:
+    place: Hashable | None,
+) -> Steps[list[list[tuple[Hit, Standing | None]]]]:
     """The hits of each of the n queries; each step asks for all of them at once.
 
     Args:
@@ -83,6 +86,9 @@ def search(
         search: what else is asked.
         place: what tells where the collection is from other places, for a reranker's sake; None
             where points have no versions.
+
+    Returns:
+        Each hit, and where it stands, if that is to be explained.
     """
     asked = [_Asked(EmbeddedQuery.of(embeddings[i], layout)) for i in range(len(embeddings))]
     operation = _Searching(name, layout, search, asked, place)
@@ -93,6 +99,24 @@ def search(
         yield from operation.cut_pages()
     operation.warn()
     return (yield from operation.hits())
+
+
+def stand(
+    name: str, layout: Layout, embeddings: M3Embeddings, search: Search, point: PointId
+) -> Steps[Standing]:
+    """Where one point stands in a query's ranking, wherever that is.
+
+    Args:
+        name: the collection's.
+        layout: the collection's.
+        embeddings: of one query.
+        search: what else is asked.
+        point: the point's id.
+    """
+    one = _Asked(EmbeddedQuery.of(embeddings, layout))
+    operation = _Searching(name, layout, search, [one], None)
+    yield from operation.rank()
+    return (yield from operation.stand(point))
 
 
 class _Searching:
@@ -262,6 +286,8 @@ class _Searching:
             ]
         for one, each in zip(self._asked, lists, strict=True):
             assert one.scores is not None
+            if self._search.explain:
+                one.fused = {name: Fused.of(mode, ranking) for name, ranking in each.items()}
             final = fused(mode, self._search.weights, each, one.scores)
             one.ranking = ordered(final, self._documents)
 
@@ -399,8 +425,16 @@ class _Searching:
 
     # -- what is found
 
-    def hits(self) -> Steps[list[list[Hit]]]:
-        """The pages' documents, with their component scores."""
+    def stand(self, point: PointId) -> Steps[Standing]:
+        """Where a point stands in the first query's ranking."""
+        yield from self._settle(None)
+        one, search = self._asked[0], self._search
+        (scores,) = yield from self._components([[point]])
+        place = next((i for i, (id, _) in enumerate(one.ranking, 1) if id == point), None)
+        return standing(search.mode, search.weights, scores, one.fused, point, place)
+
+    def hits(self) -> Steps[list[list[tuple[Hit, Standing | None]]]]:
+        """The pages' documents, with their component scores, and where they stand."""
         search = self._search
         ids = list({id: None for one in self._asked for id, _, _ in one.page})
         if search.components and any(one.scores is None for one in self._asked):
@@ -417,7 +451,9 @@ class _Searching:
         points = {record.id: record for record in records}
         return [self._page(one, points) for one in self._asked]
 
-    def _page(self, one: _Asked, points: dict[PointId, models.Record]) -> list[Hit]:
+    def _page(
+        self, one: _Asked, points: dict[PointId, models.Record]
+    ) -> list[tuple[Hit, Standing | None]]:
         search = self._search
         hits = []
         for id, score, group in one.page:
@@ -427,12 +463,33 @@ class _Searching:
             components = {}
             if search.components and one.scores is not None:
                 components = {vector: one.scores[vector].get(id, 0.0) for vector in VECTORS}
-            hits.append(Hit.of(point, score, components, group, search.vectors_of(point)))
-        if search.group_by is not None or search.diversity is not None:
-            return hits
-        # what is equal within the page is in the engine's order so far
-        runs = itertools.groupby(hits, key=lambda hit: hit.score)
-        return [hit for _, run in runs for hit in sorted(run, key=lambda hit: hit.id)]
+            hit = Hit.of(point, score, components, group, search.vectors_of(point))
+            hits.append((id, hit))
+        if search.group_by is None and search.diversity is None:
+            # what is equal within the page is in the engine's order so far
+            runs = itertools.groupby(hits, key=lambda each: each[1].score)
+            hits = [each for _, run in runs for each in sorted(run, key=lambda each: each[1].id)]
+        if not search.explain:
+            return [(hit, None) for _, hit in hits]
+        ranks = {id: rank for rank, (id, _) in enumerate(one.ranking, 1)}
+        if search.group_by is None:
+            ranks |= {id: rank for rank, (id, _) in enumerate(hits, search.offset + 1)}
+        assert one.scores is not None
+        return [
+            (
+                hit,
+                standing(
+                    search.mode,
+                    search.weights,
+                    one.scores,
+                    one.fused,
+                    id,
+                    ranks.get(id),
+                    hit.score,
+                ),
+            )
+            for id, hit in hits
+        ]
 
     def _check(self, scores: Scores) -> Steps[None]:
         """Refuse to give out what no vectors of this model can score."""

@@ -7,6 +7,11 @@ The files:
     pairs         the scores of (query, document) pairs in one launch
     work          one piece of scoring: what is held, what has to come, in rounds where it must
     reranker      M3Reranker: texts, embeddings and a search's candidates, ranked
+    parts         what an explanation is made of, as plain data
+    places        where a text may be cut without parting a character
+    page          explanations as HTML
+    explanation   Explanation: a document's, with the passage that matched
+    explaining    from the vectors of a query and a document to the parts of their scores
 """
 
 import lazy_loader

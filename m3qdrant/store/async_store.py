@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -19,8 +20,10 @@ from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from m3qdrant.collection import (
+    EXPLAINED_AT_ONCE,
     Document,
     Hit,
+    Hits,
     Id,
     IndexKind,
     M3Schema,
@@ -30,9 +33,11 @@ from m3qdrant.collection import (
     StoreInfo,
     as_filter,
     as_ids,
+    check_queries,
     is_one,
     one_query,
 )
+from m3qdrant.errors import DocumentNotFoundError
 from m3qdrant.ingest import IngestReport, Item
 from m3qdrant.names import LongDocuments, Mode
 from m3qdrant.progress import progress_bar
@@ -44,7 +49,9 @@ from m3qdrant.weights import DEFAULT_WEIGHTS
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from m3qdrant.collection import Standing
     from m3qdrant.encode import Encoder, M3Embeddings
+    from m3qdrant.rank import Explanation
 
 __all__ = ["AsyncM3Store"]
 
@@ -348,7 +355,10 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
             filter: what a document must satisfy: a mapping (see `collection/filters.py`) or
                 Qdrant's own.
             options: offset, score_threshold, group_by, group_size, diversity, with_vectors, exact,
-                ef, oversampling, components, reranker; `SearchOptions` describes them.
+                ef, oversampling, components, explain, reranker; `SearchOptions` says what each is.
+
+        Returns:
+            A list, which shows itself as a table in a notebook.
 
         Raises:
             InputError: names the argument and what is allowed.
@@ -386,7 +396,65 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         )
         return await self._search(queries, asked)
 
+    async def explain(
+        self,
+        query: str | M3Embeddings,
+        id: Id,
+        mode: Mode = "weighted",
+        candidates: int = 100,
+        weights: Sequence[float] = DEFAULT_WEIGHTS,
+        filter: models.Filter | Mapping[str, Any] | None = None,
+    ) -> Explanation:
+        """Why a document ranks where it does for a query, be it found or not.
+
+        `search(..., explain=True)` says it of hits. The document's vectors are fetched, and its
+        text is encoded again for the words that they stand for; where these can't be known, the
+        explanation says why, and goes by the vectors' numbers.
+
+        Args:
+            query: a text, or the embeddings of one, whose tokens nobody knows.
+            id: the document's.
+            mode: how to rank.
+            candidates: as `search` takes it; a document beyond them has no rank.
+            weights: likewise.
+            filter: likewise.
+
+        Raises:
+            DocumentNotFoundError: there is no such document.
+            InputError: names the argument and what is allowed; the document has no vectors.
+            EngineError: Qdrant failed.
+        """
+        asked = Search.asked(
+            self._method("explain"), mode, 1, candidates, weights, filter, explain=True
+        )
+        (name,) = as_ids([id])
+        await self.open()
+        queries = check_queries(one_query(query))
+        embeddings = await in_thread(self._embed_queries, queries)
+        standing = await self._run(self._collection.stand(embeddings, asked, name))
+        (found,) = await self._explained(queries, embeddings, asked, [(0, standing)])
+        if found is None:
+            raise DocumentNotFoundError(f"document {name!r} was deleted while it was explained")
+        return found
+
     # -- inside
+
+    async def _explained(
+        self,
+        queries: list[str] | M3Embeddings,
+        embeddings: M3Embeddings,
+        search: Search,
+        wanted: list[tuple[int, Standing]],
+    ) -> list[Explanation | None]:
+        """An explanation for each place in a query's ranking; None where nothing is there now."""
+        explaining = await in_thread(self._explaining, queries, embeddings, search)
+        found: list[Explanation | None] = []
+        for start in range(0, len(wanted), EXPLAINED_AT_ONCE):
+            some = wanted[start : start + EXPLAINED_AT_ONCE]
+            points = list({standing.point: None for _, standing in some})
+            records = await self._run(self._collection.vectors(points))
+            found += await in_thread(explaining.explained, some, records)
+        return found
 
     async def _adopt(self) -> None:
         """Compare a collection that an earlier version made with what the encoder computes."""
@@ -397,8 +465,31 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
 
     async def _search(self, queries: object, search: Search) -> list[list[Hit]]:
         await self.open()
-        embeddings = await in_thread(self._embed_queries, queries)
-        return await self._run(self._collection.search(embeddings, search))
+        checked = check_queries(queries)
+        embeddings = await in_thread(self._embed_queries, checked)
+        pages = await self._run(self._collection.ranked(embeddings, search))
+        if search.explain:
+            return await self._with_reasons(checked, embeddings, search, pages)
+        return [Hits(hit for hit, _ in page) for page in pages]
+
+    async def _with_reasons(
+        self,
+        queries: list[str] | M3Embeddings,
+        embeddings: M3Embeddings,
+        search: Search,
+        pages: list[list[tuple[Hit, Standing | None]]],
+    ) -> list[list[Hit]]:
+        """The hits with their explanations; none for one that was deleted meanwhile."""
+        wanted = [
+            (i, standing)
+            for i, page in enumerate(pages)
+            for _, standing in page
+            if standing is not None
+        ]
+        reasons = iter(
+            await self._explained(queries, embeddings, search, wanted) if wanted else ()
+        )
+        return [Hits(replace(hit, explanation=next(reasons)) for hit, _ in page) for page in pages]
 
     async def _run(self, steps: Steps[T]) -> T:
         self._check_open()

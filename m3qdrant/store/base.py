@@ -17,7 +17,7 @@ from m3qdrant.errors import InputError, StoreClosedError
 from m3qdrant.transport import Retries
 
 if TYPE_CHECKING:  # a store that is only read needs no torch
-    from m3qdrant.collection import Sample
+    from m3qdrant.collection import Explaining, Sample, Search
     from m3qdrant.encode import Encoder, M3Embeddings
 
 __all__ = ["StoreBase"]
@@ -159,6 +159,17 @@ class StoreBase(Generic[C]):
                 "that one (a collection of an earlier version is brought up to date by opening it "
                 "once with its encoder)"
             )
+
+    def _explaining(
+        self, queries: list[str] | M3Embeddings, embeddings: M3Embeddings, search: Search
+    ) -> Explaining:
+        """What explains documents for these queries, of a collection that is there."""
+        from m3qdrant.collection import Explaining
+
+        layout = self._collection.layout
+        assert layout is not None
+        texts = queries if isinstance(queries, list) else None
+        return Explaining(search.mode, layout, self.encoder, texts, embeddings)
 
     def _embed_queries(self, queries: object) -> M3Embeddings:
         from m3qdrant.encode import M3Embeddings

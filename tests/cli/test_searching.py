@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,72 @@ def test_a_long_query_is_cut_with_a_plain_warning(location: Path) -> None:
     assert done.returncode == 0
     assert done.stderr.startswith("warning: 1 of 1 texts are longer than 128 tokens")
     assert len(done.stdout.splitlines()) < 40
+
+
+def test_explain_shows_text_and_never_interprets_it(location: Path) -> None:
+    output = ok("explain", "compress a [red]file[/red]", "--location", location)
+    assert "[bold]file[/bold]" in output
+    assert "compress a [red]file[/red]" in output
+    assert "\x1b[31m" not in output
+    for word in ("dense", "lexical", "colbert", "weight", "best document token", "gz", "tar"):
+        assert word in output
+    assert "note: " not in output
+
+
+def test_explain_as_json(location: Path) -> None:
+    asked = ("explain", "compress", "a", "file", "--location", location, "--json")
+    hits = json.loads(ok("search", *asked[1:], "--explain"))["hits"]
+    answer = json.loads(ok(*asked, "--limit", "2"))
+    assert (answer["query"], answer["mode"]) == ("compress a file", "weighted")
+    assert answer["explanations"] == [hit["explanation"] for hit in hits][:2]
+    for explained, hit in zip(answer["explanations"], hits, strict=False):
+        assert sum(c["share"] for c in explained["components"]) == pytest.approx(
+            hit["score"], abs=1e-6
+        )
+    # a document that is named, found or not
+    chosen = json.loads(ok(*asked, "--id", "tar", "--id", "gz", "--mode", "rrf"))["explanations"]
+    assert [explained["id"] for explained in chosen] == ["tar", "gz"]
+    ranks = {explained["id"]: explained["rank"] for explained in chosen}
+    ranked = json.loads(ok("search", *asked[1:], "--mode", "rrf"))["hits"]
+    assert [ranked[rank - 1]["id"] for rank in ranks.values()] == ["tar", "gz"]
+    alone = json.loads(ok(*asked, "--id", "gz", "--filter", '{"lang": "de"}'))["explanations"]
+    assert alone[0]["rank"] is None
+
+
+def test_explain_as_a_page(location: Path, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    output = ok("explain", "compress a <b>", "--location", location, "--html", file)
+    assert f"the page is {file}" in output
+    page = file.read_text("utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "compress a &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "[bold]file[/bold]" in re.sub("<[^>]*>", "", page)
+    assert "\x1b" not in page
+    quiet = ok("explain", "file", "--location", location, "--html", file, "--json")
+    assert json.loads(quiet)["query"] == "file"
+    assert file.read_text("utf-8") != page
+
+
+def test_a_passage_is_what_matched(tmp_path: Path) -> None:
+    text = "It is far away. " * 20 + "Compress a file. " + "And further on. " * 5
+    here = ("--location", tmp_path)
+    row = json.dumps({"id": "a", "text": text}) + "\n"
+    ok("ingest", "-", *here, "--model", "m3-tiny", stdin=row)
+    assert "Compress" not in ok("search", "compress", *here)
+    assert "Compress" in ok("search", "compress", *here, "--explain")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["x", "--id", "nowhere"], "there is no document 'nowhere'"),
+        ([" "], "the query is empty"),
+        (["x", "--mode", "best"], "unknown mode 'best'"),
+        (["x", "--weights", "1,2"], "weights must be three numbers"),
+        (["x", "--collection", "none"], "no collection 'none'"),
+        (["x", "--html", "no-such-folder/page.html"], "no-such-folder"),
+    ],
+)
+def test_explain_refuses(location: Path, arguments: list[str], complaint: str) -> None:
+    assert complaint in fails("explain", *arguments, "--location", location)
