@@ -91,10 +91,14 @@ class Explaining:
         self, i: int, standing: Standing, record: models.Record, known: Recovered
     ) -> Explanation:
         query, side = self._queries[i]
+        colbert = stored_colbert(record)
+        if colbert is not None and self._layout.schema.colbert_datatype == "turbo4":
+            # which comes back with other lengths than it is compared with (see unit.py)
+            colbert = torch.nn.functional.normalize(colbert, dim=-1)
         document = Side(
             stored_dense(record),
             stored_sparse(record),
-            stored_colbert(record),
+            colbert,
             known.tokens,
             known.members,
         )

@@ -7,13 +7,22 @@ import json
 import pickle
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from qdrant_client import QdrantClient, models
 
-from m3qdrant import Explanation, Hit, M3Embeddings, M3Encoder, M3Schema, M3Store
+from m3qdrant import (
+    Explanation,
+    Hit,
+    M3Embeddings,
+    M3Encoder,
+    M3Reranker,
+    M3Schema,
+    M3Store,
+)
 from m3qdrant.collection import Hits, point_id
 from m3qdrant.errors import DocumentNotFoundError, InputError
 from m3qdrant.names import COLBERT, DENSE, MODES
@@ -227,6 +236,47 @@ def test_queries_that_come_once_are_read_once(client: QdrantClient, encoder: M3E
     queries: Sequence[str] = (word for word in ("red", "blue"))  # type: ignore[assignment]
     found = store.search_batch(queries, explain=True)
     assert [hits[0].explanation.query for hits in found if hits[0].explanation] == ["red", "blue"]
+
+
+def test_what_a_reranker_scored(client: QdrantClient, encoder: M3Encoder) -> None:
+    store = filled(client, encoder)
+    store.add([{"id": str(i), "text": f"kite {i}"} for i in range(5)])
+    reranker = M3Reranker(encoder)
+    for mode in MODES[2:]:
+        for hit in store.search(QUERY, mode, reranker=reranker, explain=True):
+            found = hit.explanation
+            assert found is not None
+            assert sum(c.share for c in found.components) == pytest.approx(hit.score, abs=1e-6)
+            assert all(abs(c.unexplained) < 1e-5 for c in found.components)
+            assert tokens(found)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"colbert_datatype": "turbo8"},
+        {"colbert_datatype": "turbo4", "token_pooling": 2},
+        {"dense_datatype": "float16", "sparse_datatype": "uint8"},
+        {"dense_quantization": "int8", "colbert_quantization": "int8"},
+    ],
+    ids=str,
+)
+def test_however_they_are_stored(
+    tmp_path: Path, encoder: M3Encoder, options: dict[str, Any]
+) -> None:
+    """On the embedded engine, which stores them so: the words are known, the sums hold."""
+    with M3Store(tmp_path, "c", encoder, M3Schema(**options)) as store:
+        store.add([{"id": str(i), "text": f"{TEXT} {i}"} for i in range(3)])
+        for hit in store.search(QUERY, explain=True):
+            found = hit.explanation
+            assert found is not None
+            assert tokens(found), found.notes
+            assert sum(c.share for c in found.components) == pytest.approx(hit.score, abs=1e-6)
+            colbert = found.component("colbert")
+            given = sum(match.contribution for match in found.matches)
+            assert given + colbert.unexplained == pytest.approx(colbert.score, abs=1e-9)
+            coarse = options.get("colbert_datatype") == "turbo4"
+            assert abs(colbert.unexplained) < (0.02 if coarse else 1e-5)
 
 
 def test_no_warning_for_a_text_that_is_encoded_again(
