@@ -349,7 +349,7 @@ def _left(n: int) -> str:
 
 _STYLE = """
 .m3q{--a:255 170 0;--b:90 140 255;--m:.45;--line:rgb(128 128 128/.4);line-height:1.5;
-color-scheme:light dark;max-width:72rem}
+max-width:72rem}
 .m3q section{margin:0 0 1.25rem}
 .m3q h2,.m3q h3,.m3q h4,.m3q h5{line-height:1.25;margin:.75rem 0 .4rem;overflow-wrap:anywhere}
 .m3q h3,.m3q h4{font-size:1rem}

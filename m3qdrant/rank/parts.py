@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -206,11 +207,16 @@ class Parts:
         A highlight begins and ends where a reader sees a character begin, so that it parts no
         accent from its letter and no emoji into its pieces.
         """
-        text = self.text
+        shares = list(self._shares())
+        last = max((end for _, end, _ in shares), default=0)
+        text = self.text[: next_place(self.text, min(last + 1, len(self.text)))]
+        places = [i for i in range(len(text) + 1) if is_place(text, i)] if shares else []
         bounds: set[int] = set()
         density: dict[int, float] = {}
-        for start, end, share in self._shares():
-            start, end = _whole(text, start, end)
+        for start, end, share in shares:
+            # whole characters, as they are seen, and one where a span is empty
+            start = places[bisect.bisect_right(places, start) - 1]
+            end = places[bisect.bisect_left(places, max(end, min(start + 1, len(text))))]
             bounds |= {start, end}
             for i in range(start, end):
                 density[i] = density.get(i, 0.0) + share / (end - start)
@@ -252,13 +258,6 @@ class Parts:
 def _places(tokens: Sequence[Token]) -> list[tuple[int, int]]:
     """Start and end of those that stand for characters."""
     return [(t.start, t.end) for t in tokens if t.start is not None and t.end is not None]
-
-
-def _whole(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span widened to whole characters as they are seen, and to one where it is empty."""
-    while start > 0 and not is_place(text, start):
-        start -= 1
-    return start, next_place(text, max(end, min(start + 1, len(text))))
 
 
 def plain(value: Any) -> Any:

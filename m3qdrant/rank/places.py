@@ -12,6 +12,8 @@ __all__ = ["is_place", "next_place", "place_before"]
 
 _JOINER = "\u200d"
 _KANA_MARKS = "\uff9e\uff9f"
+_REGIONAL = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+_MOST_REGIONAL = 4096  # an even number
 _VIRAMA = 9  # canonical combining class
 
 
@@ -32,11 +34,9 @@ def is_place(text: str, i: int) -> bool:
         return False
     if unicodedata.combining(before) == _VIRAMA and _is_conjunct(before, after):
         return False
-    if _is_regional(after):
-        k = i
-        while k > 0 and _is_regional(text[k - 1]):
-            k -= 1
-        return (i - k) % 2 == 0
+    if after in _REGIONAL:
+        some = text[max(0, i - _MOST_REGIONAL) : i]
+        return (len(some) - len(some.rstrip(_REGIONAL))) % 2 == 0
     return not _joins_hangul(before, after)
 
 
@@ -62,10 +62,6 @@ def _is_conjunct(virama: str, after: str) -> bool:
         and ord(after) & ~0x7F == block
         and unicodedata.category(after) == "Lo"
     )
-
-
-def _is_regional(character: str) -> bool:
-    return "\U0001f1e6" <= character <= "\U0001f1ff"
 
 
 def _joins_hangul(before: str, after: str) -> bool:
