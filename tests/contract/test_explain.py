@@ -51,6 +51,7 @@ def check(explained: dict[str, Any], text: str) -> None:
                 assert token["text"].casefold() in folded
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_hits_are_explained(agree: Agree, encoder: M3Encoder, mode: Mode) -> None:
     def use(open_store: Any) -> Any:

@@ -81,7 +81,7 @@ def test_a_store_that_was_changed_alone_shows(copy: Path, name: str, old: str, n
 ALONE = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 WAITED_FOR = {
     "add", "close", "count", "delete", "documents", "get", "index", "info", "open", "optimize",
-    "search", "search_batch",
+    "explain", "search", "search_batch",
 }  # fmt: skip
 
 
