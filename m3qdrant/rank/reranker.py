@@ -51,8 +51,10 @@ class M3Reranker:
 
     What was scored stays on the device, in a cache of `cache_bytes`: texts by what they say,
     documents of a store by their point's version, so that what was changed, by whomever, is
-    fetched again. The least recently used leave first. Several threads, and several stores, may
-    share one reranker.
+    fetched again. (Where versions say too little, each search fetches all: in in-memory mode, in
+    collections of several replicas, and in those that were not made by this version of the
+    package or later.) The least recently used leave first. Several threads, and several stores,
+    may share one reranker; vectors of another width drive out all that is held.
 
     Attributes:
         encoder: what encodes texts; None where there are only embeddings.

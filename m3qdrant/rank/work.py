@@ -123,6 +123,7 @@ class Work:
                 if (key := self._keys[p]) is not None:
                     self._held.forget(key[0])
         self._done[list(positions)] = False
+        self._holding = True
 
     def give_up(self, positions: Sequence[int]) -> None:
         """These documents don't exist any more: they score nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -454,3 +455,57 @@ def test_embeddings_without_a_view(open_store: Any) -> None:
     with pytest.raises(InputError, match="missing: colbert"):
         store.search(replace(query, colbert=None), reranker=M3Reranker())
     assert DIM != COLBERT_DIM
+
+
+def test_a_directory_that_was_set_back(tmp_path: Path) -> None:
+    """Other writes have the versions that were held; what is held scores otherwise."""
+    data, backup, queries = tmp_path / "data", tmp_path / "backup", random_views(2, seed=50)
+    with M3Store(data, "c") as store:
+        store.add(documents(N), embeddings=random_views(N, seed=31))
+    shutil.copytree(data, backup)
+    reranker = M3Reranker()
+    for seed in (501, 502):
+        shutil.rmtree(data)
+        shutil.copytree(backup, data)
+        with M3Store(data, "c") as store:
+            store.add(documents(20), embeddings=random_views(20, seed=seed))
+            expected = plain(store.search_batch(queries, limit=N, candidates=N))
+            found = plain(store.search_batch(queries, limit=N, candidates=N, reranker=reranker))
+            assert_same(found, expected, f"seed {seed}")
+    assert len(reranker.held) == N  # which were its, but for the 20
+
+
+@pytest.mark.parametrize("change", ["replicas", "no uuid"])
+def test_where_versions_say_too_little_nothing_is_held(tmp_path: Path, change: str) -> None:
+    schema = M3Schema(replicas=2) if change == "replicas" else None
+    with M3Store(tmp_path, "c", schema=schema) as store:
+        store.add(documents(N), embeddings=random_views(N, seed=31))
+        if change == "no uuid":  # as another client, or an earlier version, makes one
+            ours = store.client.get_collection("c").config.metadata
+            assert ours is not None
+            del ours["m3qdrant"]["uuid"]
+            store.client.update_collection("c", metadata=ours)
+        query, reranker = random_views(1, seed=50), M3Reranker()
+        for _ in range(2):
+            expected = plain(store.search(query))
+            assert_same(plain(store.search(query, reranker=reranker)), expected, "answer")
+        assert len(reranker.held) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_equal_documents_are_in_the_order_of_their_ids(open_store: Any, dtype: Any) -> None:
+    """Whichever of them were held before."""
+    store, queries = open_store(), random_views(3, seed=50)
+    same = [i // 3 for i in range(N)]
+    store.add(documents(N), embeddings=random_views(N // 3, seed=31)[same])
+    expected = [ids(store.search(queries[i], limit=N, candidates=N)) for i in range(3)]
+    reranker = M3Reranker(dtype=dtype)
+    store.search(queries[0], candidates=7, reranker=reranker)
+    for i in range(3):
+        hits = store.search(queries[i], limit=N, candidates=N, reranker=reranker)
+        for first in range(0, N, 3):
+            triple = [f"d{first + k}" for k in range(3)]
+            found = [id for id in ids(hits) if id in triple]
+            assert found == sorted(triple)
+        if dtype == "float32":
+            assert ids(hits) == expected[i]
