@@ -94,6 +94,20 @@ def test_an_unnamed_vector(
     assert everything(source) == everything(target)
 
 
+def test_a_copy_is_another_collection(
+    source: QdrantEdge, target: QdrantEdge, rng: np.random.Generator
+) -> None:
+    """Its points' versions count anew, so it is not to be taken for the one it comes from."""
+    fill(source, rng, 5)
+    source.update_collection("c", metadata={"m3qdrant": {"format": 1, "uuid": "one"}, "a": 2})
+    assert migrate(source, target, "c").verified
+    metadata = target.get_collection("c").config.metadata
+    assert metadata is not None
+    assert metadata["m3qdrant"]["uuid"] not in (None, "", "one")
+    assert metadata["m3qdrant"]["format"] == 1
+    assert metadata["a"] == 2
+
+
 def test_an_empty_collection(
     source: QdrantEdge, target: QdrantEdge, rng: np.random.Generator
 ) -> None:
