@@ -57,7 +57,7 @@ class SearchOptions(TypedDict, total=False):
     """What scores the candidates in the engine's place, in the modes that have candidates: only
     vectors that it does not hold yet are fetched. Its own weights, where it has some, are those of
     mode "weighted". With its dtype "float32" scores are the engine's to 1e-5 (of vectors that are
-    stored as turbo4, which come back rounded once more, to 1e-3)."""
+    stored as turbo4, which come back rounded once more)."""
     components: bool
     """Ask for each hit's three exact scores, `Hit.scores`: one more request. True by default."""
     explain: bool

@@ -78,6 +78,7 @@ def filled(open_store: Any, n: int = N, seed: int = 31) -> Any:
     return store
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.filterwarnings("ignore::m3qdrant.errors.RankingEndsWarning")
 @pytest.mark.parametrize("mode", RANKED)
 def test_it_ranks_as_the_engine(open_store: Any, mode: Mode) -> None:
@@ -93,6 +94,7 @@ def test_it_ranks_as_the_engine(open_store: Any, mode: Mode) -> None:
         assert name == "beyond the end" or any(expected), name
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("weights", [(1, 0.3, 1), (0, 0, 1), (1, 0, 0), (0, 1, 0)])
 def test_weights(open_store: Any, weights: Any) -> None:
     store, query = filled(open_store), random_views(1, seed=50)
@@ -108,6 +110,7 @@ def test_weights(open_store: Any, weights: Any) -> None:
         assert_same(found, plain(store.search(query, mode)), mode)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("case", CASES)
 def test_storage_options(backend: str, open_store: Any, case: str) -> None:
     """Scores by what is stored as it was given are the engine's, of all others nearly so."""
@@ -292,6 +295,7 @@ def test_vectors_of_another_width(open_store: Any, encoder: M3Encoder, tmp_path:
             assert_same(found, plain(texts.search("cats")), "the other")
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("cache_bytes", [0, 100, 3_000, 20_000])
 def test_a_cache_that_is_too_small(open_store: Any, cache_bytes: int) -> None:
     store, queries = filled(open_store), random_views(3, seed=50)
