@@ -72,4 +72,6 @@ def test_what_the_engines_differ_in() -> None:
         "alters": [False, False, True],
         "threads": [True, False, True],
         "arrays": [True, False, False],
+        "versions": [True, False, True],
+        "files": [True, False, False],
     }
