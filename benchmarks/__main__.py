@@ -67,6 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
         "--location", type=Path, metavar="DIR", help="where the collection lies meanwhile"
     )
     ingest.set_defaults(run=_ingest)
+    rerank = commands.add_parser(
+        "rerank", help="late interaction after a search, and over a whole corpus that is resident"
+    )
+    _add_common(rerank, "few and small documents: does everything run and agree?")
+    rerank.add_argument(
+        "--documents", type=int, action="append", metavar="N", help="a corpus; may stand twice"
+    )
+    rerank.add_argument(
+        "--location", type=Path, metavar="DIR", help="where the collections lie meanwhile"
+    )
+    rerank.set_defaults(run=_rerank)
     gpu = commands.add_parser(
         "gpu", help="all that only a card can tell, part by part, taken up where it ended"
     )
@@ -173,6 +184,21 @@ def _ingest(
         location=options.location,
         seed=options.seed,
         revision=options.commit,
+    )
+    return write(result, options.out), failures(result)
+
+
+def _rerank(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> tuple[Path, list[str]]:
+    from benchmarks.rerank.suite import failures, run, write
+
+    result = run(
+        quick=options.quick,
+        sizes=options.documents,
+        seed=options.seed,
+        revision=options.commit,
+        folder=options.location,
     )
     return write(result, options.out), failures(result)
 

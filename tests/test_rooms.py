@@ -45,17 +45,27 @@ PUBLIC = {
     "ingest": ["IngestReport", "PassedOver"],
     "rank": [
         "Alignment",
+        "Cascade",
         "Component",
         "DocumentVector",
         "Explanation",
         "Highlight",
         "M3Reranker",
         "Match",
+        "Recall",
         "Snippet",
         "Term",
         "Token",
     ],
-    "store": ["AsyncM3Store", "M3Store", "arerank_points", "rerank_points"],
+    "store": [
+        "AsyncM3Store",
+        "AsyncResidentCorpus",
+        "CorpusChanges",
+        "M3Store",
+        "ResidentCorpus",
+        "arerank_points",
+        "rerank_points",
+    ],
 }
 MODULES = ["errors", "scoring"]
 OFFERED: list[str] = vars(m3qdrant)["__all__"]  # which the stub leaves out

@@ -17,13 +17,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-TWINS = {"m3qdrant/store/async_store.py": "m3qdrant/store/sync_store.py"}
+TWINS = {
+    "m3qdrant/store/async_store.py": "m3qdrant/store/sync_store.py",
+    "m3qdrant/store/async_resident.py": "m3qdrant/store/sync_resident.py",
+}
 """The asynchronous modules, and what is made of them."""
 
 MADE_OF = "# made of {source} by tools/unasync.py: change that file, and run it again\n"
 
 WORDS = [
     # whole sentences of docstrings first
+    (
+        r'"""AsyncResidentCorpus: a collection.*?\n"""',
+        '"""ResidentCorpus: a collection\'s token vectors on a device, searched exactly."""',
+    ),
     (
         r'"""AsyncM3Store: a collection .*?\n"""',
         '"""M3Store: a collection of documents with BGE-M3\'s three vectors, searched with all of '
@@ -59,9 +66,10 @@ WORDS = [
     (r"AsyncIterable, ", ""),
     (r"\ban Async(?=Qdrant)", "a "),
     (r"AsyncIterator", "Iterator"),
-    (r"Async(?=M3Store|Qdrant)", ""),
+    (r"Async(?=M3Store|Qdrant|ResidentCorpus)", ""),
     (r"async_client_base", "client_base"),
     (r"async_work", "sync_work"),
+    (r"async_(?=store|resident)", "sync_"),
     (r"\baconnect\b", "connect"),
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),

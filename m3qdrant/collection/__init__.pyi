@@ -27,6 +27,10 @@ from .hits import Hit as Hit
 from .hits import Hits as Hits
 from .layout import Layout as Layout
 from .layout import ModelId as ModelId
+from .multivectors import Multivectors as Multivectors
+from .multivectors import PointId as PointId
+from .multivectors import Read as Read
+from .multivectors import Reading as Reading
 from .operations import OPTIMIZE_POINTS as OPTIMIZE_POINTS
 from .operations import Collection as Collection
 from .operations import Id as Id

@@ -54,6 +54,7 @@ __all__ = [
     "unindexed",
     "update_collection",
     "upsert",
+    "vector_files",
 ]
 
 Q = TypeVar("Q")
@@ -232,6 +233,11 @@ def optimize(name: str) -> Call[bool]:
 def unindexed(name: str) -> Call[int]:
     """How many points are in no index; `QdrantEdge` alone has it."""
     return Call("unindexed", {"collection_name": name})
+
+
+def vector_files(name: str, vector: str) -> Call[Any]:
+    """Where multivectors lie in files; `QdrantEdge` alone has it, with `VectorFiles`."""
+    return Call("vector_files", {"collection_name": name, "vector": vector})
 
 
 # -- reading points

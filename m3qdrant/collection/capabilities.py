@@ -23,6 +23,7 @@ class Capabilities:
         optimizes: it builds its indexes when told to (`optimize`, `unindexed`), not by itself.
         alters: vectors' settings can be changed after the creation (`update_collection`).
         threads: it bears calls from other threads than the one that made it.
+        files: its files can be read from here (`vector_files`).
         arrays: it takes float32 arrays where qdrant-client's models have lists of floats.
         versions: a point's version changes with each write to it.
     """
@@ -33,10 +34,11 @@ class Capabilities:
     optimizes: bool = False
     alters: bool = False
     threads: bool = True
+    files: bool = False
     arrays: bool = False
     versions: bool = True
 
 
-EMBEDDED = Capabilities("embedded", optimizes=True, arrays=True)
+EMBEDDED = Capabilities("embedded", optimizes=True, files=True, arrays=True)
 MEMORY = Capabilities("memory", indexes=False, threads=False, versions=False)
 SERVER = Capabilities("server", remote=True, alters=True)

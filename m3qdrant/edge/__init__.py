@@ -10,6 +10,7 @@ Nothing here knows of BGE-M3. From the bottom up, each importing only from those
     refusals      refusals as a server sends them, so that they are UnexpectedResponse too
     absent        what qdrant-client's classes have and the engine hasn't
     shard         one open collection: its turns, its process, the engine's failures as our errors
+    vector_files  where multivectors lie in the engine's files, to be read from there
     shards        a server's shards made one collection of ours
     indexes       payload indexes made when something needs them
     examples      search by example: point ids become vectors

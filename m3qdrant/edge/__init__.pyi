@@ -15,5 +15,7 @@ from .shards import need_room as need_room
 from .shards import origin_of as origin_of
 from .shards import unpacked as unpacked
 from .shards import unpacked_copy as unpacked_copy
+from .vector_files import FileRows as FileRows
+from .vector_files import VectorFiles as VectorFiles
 from .verifying import Verified as Verified
 from .verifying import verify_files as verify_files

@@ -34,10 +34,12 @@ from m3qdrant.edge.shard import (
     create_shard,
     engine_errors,
 )
+from m3qdrant.edge.vector_files import locate
 from m3qdrant.edge.writing import Writing
 from m3qdrant.errors import (
     CollectionExistsError,
     EngineError,
+    InputError,
     StoreClosedError,
     StoreDamagedError,
     UnsupportedError,
@@ -377,6 +379,28 @@ class QdrantEdge(Reading, Writing, Configuring, Aliasing):
         unless the collection's `optimizers_config` says otherwise; 2,500 vectors of 1024 float32).
         """
         return self._shard(collection_name).unindexed()
+
+    def vector_files(self, collection_name: str, vector: str) -> Any:
+        """Where a collection's multivectors lie in its files, to read them from there.
+
+        Several times as fast as `retrieve_arrays`. The rows are those of the moment when this is
+        asked, as long as the points' versions are.
+
+        Returns:
+            `VectorFiles`, of the module `m3qdrant.edge.vector_files`.
+
+        Raises:
+            UnsupportedError: the files are none that this version knows, or those of a copy;
+                read the vectors by `retrieve_arrays`.
+        """
+        self._check_writable("read the files of", collection_name)
+        shard = self._shard(collection_name)
+        found = shard.layout.get(vector)
+        if found is None or found.kind != "multi":
+            raise InputError(f"the collection {collection_name!r} has no multivector {vector!r}")
+        with shard.use("flush") as engine:
+            engine.flush()
+            return locate(shard.directory, vector, found.size)
 
     def flush(self, collection_name: str | None = None) -> None:
         """Write what is pending to the disk. Each write does so by itself already."""

@@ -12,6 +12,12 @@ The files:
     page          explanations as HTML
     explanation   Explanation: a document's, with the passage that matched
     explaining    from the vectors of a query and a document to the parts of their scores
+    token_page    token vectors of some documents as arrays: how they come in
+    packed        documents packed on a device, and what exact scores are of
+    resident      a whole corpus in parts, searched exactly
+    cascade       a first look at less than the whole, and the recall that it keeps
+    rows_file     the vectors in a folder: mapped, filled page by page, checked
+    room          what a corpus takes, and what is there
 """
 
 import lazy_loader

@@ -75,10 +75,11 @@ FILLED: dict[str, Call[Any]] = {
     "unindexed": calls.unindexed(NAME),
     "update_collection": calls.update_collection(NAME, {"a": None}),
     "upsert": calls.upsert(NAME, [POINT]),
+    "vector_files": calls.vector_files(NAME, "colbert"),
 }
 """Each builder's call, all of its arguments given."""
 
-EMBEDDED_ONLY = {"optimize", "unindexed"}
+EMBEDDED_ONLY = {"optimize", "unindexed", "vector_files"}
 NOT_EMBEDDED = {
     # one node needs none of a cluster's
     "create_collection": {"shard_number", "replication_factor", "write_consistency_factor"},

@@ -379,6 +379,7 @@ WRITES: dict[str, Callable[[QdrantEdge], Any]] = {
     "delete_vector_name": lambda c: c.delete_vector_name(NAME, "dense"),
     "delete_collection": lambda c: c.delete_collection(NAME),
     "optimize": lambda c: c.optimize(NAME),
+    "vector_files": lambda c: c.vector_files(NAME, "colbert"),  # which lie in a copy
     "create_snapshot": lambda c: c.create_snapshot(NAME),
     "delete_snapshot": lambda c: c.delete_snapshot(NAME, "x"),
     "recover_snapshot": lambda c: c.recover_snapshot(NAME, "x"),

@@ -43,7 +43,15 @@ def check(root: Path) -> subprocess.CompletedProcess[str]:
 def copy(tmp_path: Path) -> Path:
     """The tool and the two stores, in a repository of their own."""
     # ruff tells our imports from others' by the package's first file
-    for name in ("tools/unasync.py", "pyproject.toml", "m3qdrant/__init__.py", ASYNC, SYNC):
+    others = [name.replace("_store", "_resident") for name in (ASYNC, SYNC)]
+    for name in (
+        "tools/unasync.py",
+        "pyproject.toml",
+        "m3qdrant/__init__.py",
+        ASYNC,
+        SYNC,
+        *others,
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path

@@ -73,4 +73,5 @@ def test_what_the_engines_differ_in() -> None:
         "threads": [True, False, True],
         "arrays": [True, False, False],
         "versions": [True, False, True],
+        "files": [True, False, False],
     }
