@@ -19,7 +19,6 @@ from .documents import Document as Document
 from .documents import document_id_of as document_id_of
 from .documents import numbered as numbered
 from .documents import point_id as point_id
-from .explaining import EXPLAINED_AT_ONCE as EXPLAINED_AT_ONCE
 from .explaining import Explaining as Explaining
 from .filters import as_filter as as_filter
 from .filters import says_nothing as says_nothing

@@ -24,14 +24,17 @@ from m3qdrant.encode import Encoder, M3Embeddings, SparseRow, TokenSpan, cluster
 from m3qdrant.names import COLBERT, DENSE, SPARSE, Mode
 from m3qdrant.rank import Explanation, Side, explain
 
-__all__ = ["EXPLAINED_AT_ONCE", "Explaining"]
-
-EXPLAINED_AT_ONCE = 16
-"""Documents whose vectors are fetched together: a long one's are 4 MB."""
+__all__ = ["Explaining"]
 
 
 class Explaining:
-    """Explains documents for some queries."""
+    """Explains documents for some queries.
+
+    Attributes:
+        at_once: documents whose vectors are fetched together: a long one's are 4 MB.
+    """
+
+    at_once = 16
 
     def __init__(
         self,

@@ -20,7 +20,6 @@ from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from m3qdrant.collection import (
-    EXPLAINED_AT_ONCE,
     Document,
     Hit,
     Hits,
@@ -449,8 +448,8 @@ class AsyncM3Store(StoreBase[AsyncQdrantBase]):
         """An explanation for each place in a query's ranking; None where nothing is there now."""
         explaining = await in_thread(self._explaining, queries, embeddings, search)
         found: list[Explanation | None] = []
-        for start in range(0, len(wanted), EXPLAINED_AT_ONCE):
-            some = wanted[start : start + EXPLAINED_AT_ONCE]
+        for start in range(0, len(wanted), explaining.at_once):
+            some = wanted[start : start + explaining.at_once]
             points = list({standing.point: None for _, standing in some})
             records = await self._run(self._collection.vectors(points))
             found += await in_thread(explaining.explained, some, records)
