@@ -355,3 +355,19 @@ def test_what_the_front_door_lists() -> None:
     listed = dir(m3qdrant)
     assert {*OFFERED, "__version__", "__doc__", "__file__"} <= {*listed}
     assert listed == sorted(listed)
+
+
+THROUGH_THE_DOOR_ALONE = {"through", "passages"}  # nobody imports the modules of these names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_name_at_a_door_is_a_module_too(room: str) -> None:
+    """Whichever was imported last would be found under it."""
+    module = importlib.import_module(f"m3qdrant.{room}")
+    modules = {path.stem for path in (PACKAGE / room).iterdir()}
+    same = {
+        name
+        for name in set(getattr(module, "__all__", ())) & modules
+        if not isinstance(getattr(module, name), types.ModuleType)
+    }
+    assert same <= THROUGH_THE_DOOR_ALONE

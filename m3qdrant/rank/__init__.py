@@ -9,7 +9,7 @@ The files:
     reranker      M3Reranker: texts, embeddings and a search's candidates, ranked
     parts         what an explanation is made of, as plain data
     places        where a text may be cut without parting a character
-    page          explanations as HTML
+    html_page     explanations as HTML
     explanation   Explanation: a document's, with the passage that matched
     explaining    from the vectors of a query and a document to the parts of their scores
     token_page    token vectors of some documents as arrays: how they come in

@@ -9,12 +9,12 @@ from .explaining import explain as explain
 from .explanation import Explanation as Explanation
 from .explanation import Snippet as Snippet
 from .held import Held as Held
+from .html_page import escaped as escaped
+from .html_page import page as page
+from .html_page import shaded as shaded
+from .html_page import styled as styled
 from .packed import Filling as Filling
 from .packed import Part as Part
-from .page import escaped as escaped
-from .page import page as page
-from .page import shaded as shaded
-from .page import styled as styled
 from .parts import Alignment as Alignment
 from .parts import Component as Component
 from .parts import DocumentVector as DocumentVector

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m3qdrant.errors import InputError
-from m3qdrant.rank.page import article, styled
+from m3qdrant.rank.html_page import article, styled
 from m3qdrant.rank.parts import Highlight, Parts, plain
 from m3qdrant.rank.places import is_place, next_place, place_before
 
