@@ -14,6 +14,7 @@ from m3qdrant import transport
 from m3qdrant.errors import InputError
 
 if TYPE_CHECKING:
+    from m3qdrant.collection import Steps
     from m3qdrant.rank import M3Reranker
 
 __all__ = ["arerank_points", "rerank_points"]
@@ -67,13 +68,9 @@ def rerank_points(
         EngineError: Qdrant failed.
     """
     _check_client(client, QdrantBase, AsyncQdrantBase, "arerank_points")
-    from m3qdrant.collection import PointQuery
-    from m3qdrant.collection import rerank_points as steps
-
     home = _home(client, collection_name) if hold else None
-    asked = PointQuery.asked(points, query, using, distance, limit, home)
-    where = f"collection {collection_name!r}"
-    return transport.run(client, steps(collection_name, asked, _checked(reranker)), where=where)
+    steps = _steps(collection_name, points, query, using, distance, limit, reranker, home)
+    return transport.run(client, steps, where=f"collection {collection_name!r}")
 
 
 async def arerank_points(
@@ -90,15 +87,26 @@ async def arerank_points(
 ) -> list[models.ScoredPoint]:
     """`rerank_points` for an AsyncQdrantClient; scoring runs in a thread."""
     _check_client(client, AsyncQdrantBase, QdrantBase, "rerank_points")
+    home = _home(client, collection_name) if hold else None
+    steps = _steps(collection_name, points, query, using, distance, limit, reranker, home)
+    return await transport.arun(client, steps, where=f"collection {collection_name!r}")
+
+
+def _steps(
+    name: str,
+    points: models.QueryResponse | Sequence[Any],
+    query: Any,
+    using: str | None,
+    distance: models.Distance | str | None,
+    limit: int | None,
+    reranker: M3Reranker | None,
+    home: Hashable | None,
+) -> Steps[list[models.ScoredPoint]]:
     from m3qdrant.collection import PointQuery
     from m3qdrant.collection import rerank_points as steps
 
-    home = _home(client, collection_name) if hold else None
     asked = PointQuery.asked(points, query, using, distance, limit, home)
-    where = f"collection {collection_name!r}"
-    return await transport.arun(
-        client, steps(collection_name, asked, _checked(reranker)), where=where
-    )
+    return steps(name, asked, _checked(reranker))
 
 
 def _check_client(client: object, wanted: type, other: type, its: str) -> None:
