@@ -18,7 +18,7 @@ The files:
     calls                    Qdrant's methods as typed values, and operations made of them
     operations               a collection's other operations
     capabilities, versions   what an engine can do; what a server must be for each feature
-    through                  operations whose calls are carried out another way
+    carrying                 operations whose calls are carried out another way
     strict                   operations kept to what a collection's strict mode allows
     batches                  points in batches that a server accepts
 """

@@ -15,6 +15,7 @@ from .capabilities import MEMORY as MEMORY
 from .capabilities import SERVER as SERVER
 from .capabilities import Capabilities as Capabilities
 from .capabilities import Engine as Engine
+from .carrying import through as through
 from .documents import Document as Document
 from .documents import document_id_of as document_id_of
 from .documents import numbered as numbered
@@ -53,7 +54,6 @@ from .search import one_query as one_query
 from .standing import Standing as Standing
 from .strict import StrictMode as StrictMode
 from .strict import kept_to as kept_to
-from .through import through as through
 from .unit import MOST_COSINE as MOST_COSINE
 from .unit import lengths_allowed as lengths_allowed
 from .versions import FEATURES as FEATURES

@@ -19,7 +19,7 @@ from qdrant_client.http.models import QueryResponse
 
 from m3qdrant.collection import calls
 from m3qdrant.collection.calls import Call, Compute, Outcomes, Steps, Together
-from m3qdrant.collection.through import through
+from m3qdrant.collection.carrying import through
 from m3qdrant.errors import M3QdrantError
 
 __all__ = ["StrictMode", "kept_to"]

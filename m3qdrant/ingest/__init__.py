@@ -4,7 +4,7 @@ The files:
 
     sources    documents from files, folders and streams
     formats    what each kind of file holds, by line
-    passages   long texts cut as the model measures them
+    cutting    long texts cut as the model measures them
     splitting  long documents as documents of a passage each
     exports    the JSONL that documents are written to
     chunks     documents, checked, in chunks of unique ids

@@ -5,13 +5,13 @@ from .chunks import Chunk as Chunk
 from .chunks import Chunker as Chunker
 from .chunks import Item as Item
 from .chunks import read as read
+from .cutting import passages as passages
+from .cutting import splitter as splitter
 from .exports import jsonl_line as jsonl_line
 from .exports import written as written
 from .formats import FORMATS as FORMATS
 from .formats import Format as Format
 from .job import Ingest as Ingest
-from .passages import passages as passages
-from .passages import splitter as splitter
 from .plan import check_long_documents as check_long_documents
 from .report import IngestReport as IngestReport
 from .report import PassedOver as PassedOver

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from m3qdrant.errors import SourceError
 from m3qdrant.ingest.chunks import Found, Sourced
-from m3qdrant.ingest.passages import Split
+from m3qdrant.ingest.cutting import Split
 from m3qdrant.ingest.report import PassedOver
 from m3qdrant.names import TEXT
 

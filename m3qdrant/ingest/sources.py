@@ -22,6 +22,7 @@ from m3qdrant.collection import Document
 from m3qdrant.edge import is_claim
 from m3qdrant.errors import DocumentError, InputError, SourceError
 from m3qdrant.ingest.chunks import Found
+from m3qdrant.ingest.cutting import Split, passages
 from m3qdrant.ingest.formats import (
     FORMATS,
     Fields,
@@ -30,7 +31,6 @@ from m3qdrant.ingest.formats import (
     read_lines,
     read_passages,
 )
-from m3qdrant.ingest.passages import Split, passages
 from m3qdrant.ingest.report import IngestReport, PassedOver
 from m3qdrant.names import TEXT
 

@@ -10,7 +10,7 @@ from m3qdrant.collection import Document
 from m3qdrant.encode import Encoder
 from m3qdrant.errors import DocumentError
 from m3qdrant.ingest.chunks import Sourced
-from m3qdrant.ingest.passages import splitter
+from m3qdrant.ingest.cutting import splitter
 from m3qdrant.names import TEXT
 
 __all__ = ["split_documents"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3qdrant import M3Encoder
-from m3qdrant.ingest.passages import passages, splitter
+from m3qdrant.ingest.cutting import passages, splitter
 
 
 @given(st.text(st.sampled_from("ab .\n#"), max_size=300), st.integers(1, 40))
